@@ -51,7 +51,7 @@ pub use settings::{
     Acknowledged, AddedField, Address, After, Broadcast, Capture, Condition, Config, Daemon, Durability,
     Endpoint, FieldNames, Format, GroupsStart, IfMissed, Include, Invalidate, Keep, MessageFormat, Mode,
     Order, OwnKeys, Prefer, Rate, Reauthenticate, Replication, Scalar, Secret, SecretSource, Sentinels,
-    Servers, Start, StreamPattern, Streams, Subject, Test, Tls, UntilAcknowledged,
+    Servers, SetValue, Start, StreamPattern, Streams, Subject, Test, Tls, UntilAcknowledged,
 };
 
 /// A configuration that was read and is good.

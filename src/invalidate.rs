@@ -17,10 +17,12 @@
 //! ```
 //!
 //! Failure: to remove a key twice is to remove it once. So whatever is uncertain is applied once more, from the stream's
-//! first entry if need be. What was missed is reported, and with `if_missed = "clear"` every key is removed.
+//! first entry if need be. With `set`, a key that is there with an older version gets the value of the entry, and all else is
+//! removed as before: so that holds there, too. What was missed is reported, and with `if_missed = "clear"` every key is removed.
 
 mod again;
 mod cache_watch;
+mod change;
 mod cursor;
 pub mod dead_letters;
 mod engine;
@@ -35,6 +37,7 @@ mod route;
 mod simulation;
 mod sweep;
 pub(crate) mod trial;
+mod values;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -61,19 +61,19 @@ fn ioredis() {
     conforms(Kind::IoRedis, Version::Valkey91);
 }
 
-/// Three copies of one script, none of which may be changed alone.
+/// Three copies of each script, none of which may be changed alone.
 #[test]
 fn the_page_and_the_helpers_fill_by_the_same_script() {
     let page = fs::read_to_string(folder().join("../docs/guides/caching.md")).unwrap();
-    let (_, script) = page.split_once("```lua\n-- FILL.").unwrap();
-    let (_, script) = script.split_once('\n').unwrap();
-    let (script, _) = script.split_once("\n```").unwrap();
-    for name in ["python/tidegate_cache.py", "javascript/tidegate-cache.mjs"] {
-        let helper = fs::read_to_string(folder().join(name)).unwrap();
-        assert!(
-            helper.contains(&format!("{script}\"\"\"")) || helper.contains(&format!("{script}`")),
-            "{name}"
-        );
+    for begins in ["```lua\n-- FILL.", "```lua\n-- FILL with versions."] {
+        let (_, script) = page.split_once(begins).unwrap();
+        let (_, script) = script.split_once('\n').unwrap();
+        let (script, _) = script.split_once("\n```").unwrap();
+        for name in ["python/tidegate_cache.py", "javascript/tidegate-cache.mjs"] {
+            let helper = fs::read_to_string(folder().join(name)).unwrap();
+            let ends = ["\"\"\"", "`"].map(|end| helper.contains(&format!("{end}{script}{end}")));
+            assert!(ends.contains(&true), "{name}: {begins}");
+        }
     }
 }
 
@@ -86,20 +86,28 @@ struct Mutant {
     fails: &'static str,
 }
 
-const CHECK: &str = "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end";
+const CHECK: &str = "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+redis.call('UNLINK', KEYS[2])
+if ARGV[2] then redis";
+const UNCHECKED: &str = "redis.call('UNLINK', KEYS[2])
+if ARGV[2] then redis";
+const VERSIONED_CHECK: &str = "if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+redis.call('UNLINK', KEYS[2])
+if not ARGV[2]";
+const COMPARED: &str = "#old > #new or #old == #new and old >= new";
 
-const MUTANTS: [Mutant; 10] = [
+const MUTANTS: [Mutant; 17] = [
     // It fills without a lease.
     Mutant {
         kind: Kind::RedisPy,
         line: CHECK,
-        instead: "",
+        instead: UNCHECKED,
         fails: "A load that the route overtook is not stored",
     },
     Mutant {
         kind: Kind::NodeRedis,
         line: CHECK,
-        instead: "",
+        instead: UNCHECKED,
         fails: "A load that the route overtook is not stored",
     },
     // Every load has the same token.
@@ -147,6 +155,52 @@ const MUTANTS: [Mutant; 10] = [
         line: "name.toLowerCase()",
         instead: "name",
         fails: "A load fills the cache, and the next reader hits",
+    },
+    // It puts an older version in the place of a newer one.
+    Mutant {
+        kind: Kind::RedisPy,
+        line: COMPARED,
+        instead: "false",
+        fails: "With versions, a newer value is left where it is",
+    },
+    Mutant {
+        kind: Kind::NodeRedis,
+        line: COMPARED,
+        instead: "false",
+        fails: "With versions, a newer value is left where it is",
+    },
+    // It compares them as numbers.
+    Mutant {
+        kind: Kind::IoRedis,
+        line: COMPARED,
+        instead: "tonumber(old) >= tonumber(new)",
+        fails: "With versions, they are compared in all their digits",
+    },
+    // With versions it fills without a lease.
+    Mutant {
+        kind: Kind::RedisPyAsyncio,
+        line: VERSIONED_CHECK,
+        instead: "if not ARGV[2]",
+        fails: "With versions, a load that the route overtook is not stored",
+    },
+    Mutant {
+        kind: Kind::NodeRedis,
+        line: "versions ? ask('HGET', key, 'value') : ",
+        instead: "",
+        fails: "With versions, what the route has stored is what the next reader gets",
+    },
+    // A key from before stays, and nobody fills.
+    Mutant {
+        kind: Kind::IoRedis,
+        line: "startsWith('WRONGTYPE')",
+        instead: "startsWith('-')",
+        fails: "With versions, a key of another type is a miss, and makes way",
+    },
+    Mutant {
+        kind: Kind::RedisPyAsyncio,
+        line: "startswith(\"WRONGTYPE\")",
+        instead: "startswith(\"-\")",
+        fails: "A key of another type is a miss, and makes way",
     },
     // Without the cache there is no answer.
     Mutant {

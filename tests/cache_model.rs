@@ -20,6 +20,8 @@
 //! - A **stale read**: a reader gets a version from the cache that is older than an event which every route had applied.
 //!   After a failover only what the restored cache knows counts as applied.
 //! - **Older over newer**: a version in the cache is replaced by an older one, by a reader or by a route that writes.
+//! - **Right and removed**: the second pass removes a version that is not older than its event. Of a route that removes it is
+//!   no fault.
 //!
 //! # Time
 //!
@@ -329,15 +331,38 @@ fn write_through_needs_no_comparison_by_readers_that_all_hold_leases() {
 fn write_through_needs_the_second_pass_as_well() {
     let replica = World { readers: &[LEASE_NEWER_OF_A_REPLICA, LEASE_NEWER], ..WRITES };
     ends_wrong(&replica);
-    with_each(&EVERY_MISHAP, World { second_pass: SecondPass::OfValueAndLease, ..replica }, ends_right);
+    let twice = World { second_pass: SecondPass::OfAnOlderValueAndLease, ..replica };
+    with_each(&EVERY_MISHAP, twice, ends_right);
+    ends_right(&World { readers: &[LEASE_NEWER_OF_A_REPLICA; 3], ..twice });
+    // Each half of it is needed.
+    ends_wrong(&World { second_pass: SecondPass::OfAnOlderValue, ..replica });
+    ends_wrong(&World { second_pass: SecondPass::OfTheLease, ..replica });
 
     let without_leases = World { readers: &[NEWER, NEWER], ..WRITES };
     ends_wrong(&without_leases);
-    let twice =
-        World { second_pass: SecondPass::OfValueAndLease, delay: Delay::OutlastsLoads, ..without_leases };
+    let twice = World {
+        second_pass: SecondPass::OfAnOlderValueAndLease,
+        delay: Delay::OutlastsLoads,
+        ..without_leases
+    };
     with_each(&EVERY_MISHAP, twice, ends_right);
     absent("older over newer", seen(&twice).older_over_newer, &twice);
     ends_wrong(&World { delay: Delay::Any, ..twice });
+    // A reader that compares nothing puts an older version in the place of a newer one, and it is removed.
+    let plain = World { readers: &[PLAIN, LEASE_NEWER], ..twice };
+    with_each(&EVERY_MISHAP, plain, ends_right);
+    fault(seen(&plain).older_over_newer, &plain);
+}
+
+#[test]
+fn the_second_pass_of_write_through_leaves_right_values() {
+    let leaves = |world: &World| absent("right and removed", seen(world).right_removed, world);
+    let replica = World { readers: &[LEASE_NEWER_OF_A_REPLICA, LEASE_NEWER], ..WRITES };
+    let twice = World { second_pass: SecondPass::OfAnOlderValueAndLease, ..replica };
+    with_each(&EVERY_MISHAP, twice, leaves);
+    with_each(&EVERY_MISHAP, World { announced_early: true, ..twice }, leaves);
+    let whatever = World { second_pass: SecondPass::OfValueAndLease, ..replica };
+    fault(seen(&whatever).right_removed, &whatever);
 }
 
 #[test]

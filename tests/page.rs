@@ -40,6 +40,7 @@ fn view() -> (ServedState, CacheSlot) {
     products.update(|status| {
         if let Some(shown) = &mut status.invalidate {
             (shown.behind_ms, shown.fills_refused) = (Some(3), 12);
+            (shown.cleared, shown.written, shown.kept) = (90_000, 876, 2);
         }
     });
     let cache = board.place_cache("cache");
@@ -104,7 +105,8 @@ fn the_page_shows_every_route_and_why_one_does_not_work() {
             "active, with standby",
             "3, the last 60 min ago",
             "blocked since",
-            "behind 3 ms, refused 12, cache hits 96.2 %, 27.0 MiB of 32.0 MiB allkeys-lru, evicted 12/s",
+            "90,876",
+            "behind 3 ms, refused 12, written 876, kept 2, cache hits 96.2 %, 27.0 MiB of 32.0 MiB allkeys-lru, evicted 12/s",
             // As text, and not as markup.
             "NOPERM &lt;script&gt;document.title",
         ] {

@@ -18,8 +18,8 @@ const BATCH: usize = 128;
 const IN_FLIGHT: usize = 4;
 /// Where the key begins in a payload `{"sku":"…"}`, and how many bytes are behind it.
 const AROUND: (usize, usize) = (8, 2);
-/// What the script is told besides: no counts, no marks, no clear, no gap.
-const NOTHING_ELSE: [&str; 7] = [""; 7];
+/// What the script is told besides: no counts, no marks, no clear, no gap, and no key with a version.
+const NOTHING_ELSE: [&str; 8] = ["", "", "", "", "", "", "", "0"];
 
 /// Reads the stream from its beginning, and removes the keys that come.
 pub(crate) fn start(events: &Server, cache: &Server) -> IdealStream {

@@ -1,11 +1,11 @@
 // Drives tidegate-cache.mjs through the contract: README.md in this folder.
 //
-// driver.mjs node-redis|ioredis URL WAIT ANSWER HELPER: seconds, and the helper's file
+// driver.mjs node-redis|ioredis URL WAIT ANSWER HELPER [versions]: seconds, and the helper's file
 import { createRequire } from 'node:module'
 import { createInterface } from 'node:readline'
 import { pathToFileURL } from 'node:url'
 
-const [kind, url, wait, answer, helper] = process.argv.slice(2)
+const [kind, url, wait, answer, helper, versions] = process.argv.slice(2)
 const { tidegateCache } = await import(pathToFileURL(helper))
 // Only require looks at NODE_PATH.
 const require = createRequire(import.meta.url)
@@ -35,7 +35,7 @@ const twice = {
     return send(words)
   },
 }
-const options = { wait: wait * 1000, answer: answer * 1000, lease: 60_000 }
+const options = { wait: wait * 1000, answer: answer * 1000, lease: 60_000, versions: versions === 'versions' }
 const caches = { false: tidegateCache(client, options), true: tidegateCache(twice, options) }
 const answers = {}
 say({ ready: true })
@@ -57,6 +57,6 @@ for await (const line of createInterface({ input: process.stdin })) {
     say({ changed: true })
   } else if (message.get || message.call) read(message)
   else if ('fails' in message) answers[message.reader].fails(new Error(message.fails))
-  else answers[message.reader].loaded(message.loaded)
+  else answers[message.reader].loaded('version' in message ? [message.loaded, message.version] : message.loaded)
 }
 process.exit()

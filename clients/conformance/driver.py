@@ -1,6 +1,6 @@
 """Drives tidegate_cache.Cache, AsyncCache or Django's cache through the contract: README.md in this folder.
 
-driver.py sync|asyncio|django URL WAIT ANSWER, in seconds; the helpers are found by PYTHONPATH.
+driver.py sync|asyncio|django URL WAIT ANSWER [versions], in seconds; the helpers are found by PYTHONPATH.
 """
 import asyncio, json, sys, threading
 import redis, redis.asyncio
@@ -8,6 +8,7 @@ from redis.backoff import NoBackoff
 import tidegate_cache
 
 kind, url, wait, answer = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
+versions = "versions" in sys.argv[5:]
 print_lock = threading.Lock()
 
 
@@ -30,6 +31,13 @@ def say(**message):
         print(json.dumps(message), flush=True)
 
 
+def loaded(answer):
+    """What a load returns, or raises."""
+    if "fails" in answer:
+        raise ValueError(answer["fails"])
+    return (answer["loaded"], answer["version"]) if versions else answer["loaded"]
+
+
 def settings(retry):
     once = retry(NoBackoff(), 0)
     return {"socket_timeout": answer, "socket_connect_timeout": answer, "retry": once}
@@ -44,10 +52,7 @@ def sync(make):
         def load(*_):
             say(reader=reader, loads=True)
             answers[reader][0].wait()
-            answer = answers[reader][1]
-            if "fails" in answer:
-                raise ValueError(answer["fails"])
-            return answer["loaded"]
+            return loaded(answers[reader][1])
         try:
             get, _, function = make(message.get("twice", False))
             say(reader=reader, got=get(message["get"], load) if "get" in message else function(load)(message["call"]))
@@ -70,7 +75,7 @@ def sync(make):
 
 async def asynchronous():
     """Each reader is a task."""
-    options = {"wait": wait, "lease": 60}
+    options = {"wait": wait, "lease": 60, "versions": versions}
     # With replies as text, which the sync driver has as bytes.
     common = {"decode_responses": True, **settings(redis.asyncio.retry.Retry)}
     clients = [of.from_url(url, **common) for of in (redis.asyncio.Redis, AsyncTwice)]
@@ -81,10 +86,7 @@ async def asynchronous():
     async def read(reader, message):
         async def load(*_):
             say(reader=reader, loads=True)
-            answer = await answers[reader]
-            if "fails" in answer:
-                raise ValueError(answer["fails"])
-            return answer["loaded"]
+            return loaded(await answers[reader])
         try:
             cache = caches[message.get("twice", False)]
             get = cache.get(message["get"], load) if "get" in message else cache.cached("product:{0}")(load)(message["call"])
@@ -111,7 +113,7 @@ if kind == "asyncio":
     asyncio.run(asynchronous())
 elif kind == "sync":
     clients = [of.from_url(url, **settings(redis.retry.Retry)) for of in (redis.Redis, Twice)]
-    caches = [tidegate_cache.Cache(client, wait=wait, lease=60) for client in clients]
+    caches = [tidegate_cache.Cache(client, wait=wait, lease=60, versions=versions) for client in clients]
     sync(lambda twice: (caches[twice].get, caches[twice].changed, caches[twice].cached("product:{0}")))
 elif kind == "django":
     import django.conf, django.core.cache

@@ -184,8 +184,11 @@ fn invalidate(route: &Invalidate) -> String {
         || "once".to_owned(),
         |after| format!("once more after {}", humantime::format_duration(after)),
     );
+    let set = route.set.as_ref().map_or_else(String::new, |set| {
+        format!(", set to {} where the version is below {}", set.value, set.version)
+    });
     format!(
-        "invalidate {}: {}, stream {} → {}, keys {}, {lease}, {again}",
+        "invalidate {}: {}, stream {} → {}, keys {}{set}, {lease}, {again}",
         route.name,
         route.source,
         route.stream,

@@ -238,8 +238,8 @@ struct RouteCounts {
 
 impl RouteCounts {
     fn of(route: &RouteStatus) -> Self {
-        if let Some(InvalidateStatus { cleared, rejected, .. }) = &route.invalidate {
-            return Self { done: *cleared, rejected: *rejected, ..Self::default() };
+        if let Some(InvalidateStatus { cleared, written, rejected, .. }) = &route.invalidate {
+            return Self { done: cleared + written, rejected: *rejected, ..Self::default() };
         }
         match (&route.counts, &route.broadcast) {
             (Some(Ledger { stored, buffered, gaps, rejected, .. }), _) => {
@@ -258,6 +258,9 @@ fn cache_line(shown: &InvalidateStatus, cache: Option<&CacheStatus>) -> String {
     let mut parts = Vec::new();
     parts.extend(shown.behind_ms.map(|behind| format!("behind {behind} ms")));
     parts.push(format!("refused {}", shown.fills_refused));
+    if shown.written + shown.kept > 0 {
+        parts.push(format!("written {}, kept {}", shown.written, shown.kept));
+    }
     let Some(cache) = cache else { return parts.join(", ") };
     if let Some(error) = &cache.error {
         parts.push(format!("cache unknown: {error}"));
@@ -366,6 +369,8 @@ mod tests {
         assert_eq!(cache_line(&route, Some(&cache)), "behind 3 ms, refused 12, cache unknown: NOPERM");
         assert_eq!(cache_line(&route, Some(&CacheStatus::default())), "behind 3 ms, refused 12");
         assert_eq!(cache_line(&InvalidateStatus::default(), None), "refused 0");
+        let writes = InvalidateStatus { written: 7, kept: 2, ..InvalidateStatus::default() };
+        assert_eq!(cache_line(&writes, None), "refused 0, written 7, kept 2");
         let mut reading = reading(Instant::now(), 0, 0);
         let mut products = RouteStatus::new("products", RouteKind::Invalidate, "events", "cache", 0);
         products.invalidate = Some(route);

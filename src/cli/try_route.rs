@@ -88,10 +88,23 @@ fn outcome(config: &Config, arguments: &TryArguments) -> Result<(u8, PrintableLi
     let route = config.invalidate.get(name).ok_or("there is no such route")?;
     Ok(match invalidate::trial::try_entry(route, &entry) {
         InvalidateTrial::LeftOut(why) => left_out(&why),
-        InvalidateTrial::Keys { keys, dead_letter: letter } => {
+        InvalidateTrial::Keys { keys, written, unwritten, dead_letter: letter } => {
             let mut lines = PrintableLines::default();
             for key in &keys {
-                lines.push(format_args!("removed: the key {}", bytes::shown(key, SHOWN)));
+                let key = bytes::shown(key, SHOWN);
+                match &written {
+                    Some((version, _)) => lines.push(format_args!(
+                        "stored where the key is there with an older version than {}: {key}",
+                        bytes::shown(version, SHOWN)
+                    )),
+                    None => lines.push(format_args!("removed: the key {key}")),
+                }
+            }
+            if let Some((_, value)) = &written {
+                lines.push(format_args!("  {}", bytes::shown(value, SHOWN)));
+            }
+            if let Some(why) = &unwritten {
+                lines.push(format_args!("  not stored: {why}"));
             }
             if let Some((reason, detail)) = letter {
                 lines.append(&dead_letter(reason, &detail));

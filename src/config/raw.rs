@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 pub(crate) use condition::{Condition, EntryCondition};
 pub(crate) use entry::{CloudEvents, FieldName, FieldNames, Format, Include};
-pub(crate) use invalidate::{IfMissed, Invalidate};
+pub(crate) use invalidate::{IfMissed, Invalidate, SetValue};
 pub(crate) use values::{Count, Fsync, Rate, Size, Span, Table, True, Word};
 
 use super::settings::Secret;

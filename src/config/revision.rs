@@ -37,7 +37,7 @@ impl Capture {
 }
 
 impl Invalidate {
-    /// Which keys the entries of the stream make, as a hash of 16 hex digits. A cursor of another revision says nothing
+    /// Which keys the entries of the stream make and what is stored in them, as a hash of 16 hex digits. A cursor of another revision says nothing
     /// about the keys of this one.
     #[must_use]
     pub fn revision(&self) -> String {
@@ -48,6 +48,8 @@ impl Invalidate {
         set(&mut lines, "keys", json!(keys));
         let lease = self.lease.as_ref().map(ToString::to_string);
         set_unless(&mut lines, "lease", json!(lease), &json!(defaults::lease()));
+        let written = self.set.as_ref().map(|set| [&set.value, &set.version].map(ToString::to_string));
+        set_unless(&mut lines, "set", json!(written), &Value::Null);
         set_unless(&mut lines, "where", conditions(&self.conditions), &json!([]));
         set_unless(&mut lines, "payload_field", json!(self.payload_field), &json!(defaults::payload_field()));
         hash(&lines)

@@ -19,7 +19,7 @@ pub use broadcast::{
 };
 pub use condition::{Condition, Scalar, Subject, Test};
 pub use entry::{AddedField, FieldNames, Format, Include};
-pub use invalidate::{IfMissed, Invalidate, fixed_beginning};
+pub use invalidate::{IfMissed, Invalidate, SetValue, fixed_beginning};
 
 /// A whole configuration, checked.
 #[derive(Debug, Clone)]

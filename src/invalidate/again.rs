@@ -6,20 +6,20 @@
 //!
 //! A batch that cannot be held is read from the stream once more, as after a restart.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::keys::{CacheKey, MOST_KEYS};
+use super::change::{Change, Changes};
 use super::place::Place;
 use crate::stream::EntryId;
 
 /// Bytes of keys that a route holds for their second pass.
 const HELD_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes that a key costs beside its own.
-const KEY_OVERHEAD: usize = 16;
+const KEY_OVERHEAD: usize = 24;
 /// Most entries of one call.
 pub(super) const BATCH_ENTRIES: usize = 128;
 /// Marks stand this part of `again_after` apart.
@@ -31,7 +31,8 @@ pub(super) struct HeldBatch {
     /// The last entry; `None` where the stream was begun anew, and the place is not theirs.
     last: Option<Place>,
     entries: usize,
-    keys: Vec<CacheKey>,
+    /// Without values: what is older than a version is removed.
+    keys: Vec<Change>,
     due: Instant,
     /// How many entries are not among them, since the stream does not have them any more.
     lost: u64,
@@ -45,7 +46,7 @@ pub(super) struct DueAgain {
     /// The last entry that is covered; `None` leaves the place where it is.
     pub(super) last: Option<Place>,
     /// The keys, each once.
-    pub(super) keys: Vec<CacheKey>,
+    pub(super) keys: Vec<Change>,
     /// How many of the held batches it is.
     batches: usize,
 }
@@ -149,7 +150,7 @@ impl HeldBatches {
         &mut self,
         (prev, last): (EntryId, Place),
         entries: usize,
-        keys: Vec<CacheKey>,
+        keys: Vec<Change>,
         due: Instant,
     ) {
         if prev == self.end.id && self.has_room() {
@@ -159,14 +160,15 @@ impl HeldBatches {
     }
 
     /// The same for one entry that was read after the first pass.
-    pub(super) fn hold_reread(&mut self, (prev, last): (EntryId, Place), keys: Vec<CacheKey>, due: Instant) {
+    pub(super) fn hold_reread(&mut self, (prev, last): (EntryId, Place), keys: Vec<Change>, due: Instant) {
         if prev == self.end.id && self.has_room() {
             self.push(HeldBatch { last: Some(last), entries: 1, keys, due, lost: 0, reread: true });
             self.end = last;
         }
     }
 
-    fn push(&mut self, held: HeldBatch) {
+    fn push(&mut self, mut held: HeldBatch) {
+        held.keys = held.keys.into_iter().map(Change::without_value).collect();
         self.bytes += held.bytes();
         self.batches.push_back(held);
     }
@@ -201,25 +203,21 @@ impl HeldBatches {
     /// What is due by now, as much as one call covers.
     pub(super) fn take_due(&self, now: Instant) -> Option<DueAgain> {
         let mut due = DueAgain { last: None, keys: Vec::new(), batches: 0 };
-        let mut seen = HashSet::new();
+        let mut changes = Changes::default();
         let mut entries = 0;
         for held in &self.batches {
             let first = due.batches == 0;
-            let new = held.keys.iter().filter(|key| !seen.contains(&***key)).count();
-            let fits = entries + held.entries <= BATCH_ENTRIES && due.keys.len() + new <= MOST_KEYS;
+            let fits = entries + held.entries <= BATCH_ENTRIES && changes.have_room(&held.keys);
             let alike = first || held.last.is_some() == due.last.is_some();
             if held.due > now || !first && (!fits || !alike) {
                 break;
             }
-            for key in &held.keys {
-                if seen.insert(&**key) {
-                    due.keys.push(key.clone());
-                }
-            }
+            held.keys.iter().for_each(|change| changes.add(change.clone()));
             entries += held.entries;
             due.last = held.last;
             due.batches += 1;
         }
+        due.keys = changes.into_vec();
         (due.batches > 0).then_some(due)
     }
 
@@ -240,7 +238,7 @@ impl HeldBatch {
     }
 
     fn bytes(&self) -> usize {
-        self.keys.iter().map(|key| key.len() + KEY_OVERHEAD).sum()
+        self.keys.iter().map(|change| change.bytes() + KEY_OVERHEAD).sum()
     }
 }
 
@@ -315,8 +313,8 @@ mod tests {
         Place { id: id(number), counted: None, read: Some(number) }
     }
 
-    fn keys(names: &[&str]) -> Vec<CacheKey> {
-        names.iter().map(|name| name.as_bytes().into()).collect()
+    fn keys(names: &[&str]) -> Vec<Change> {
+        names.iter().map(|name| Change::removal(name.as_bytes().into())).collect()
     }
 
     #[test]
@@ -399,7 +397,8 @@ mod tests {
     fn what_is_held_is_bounded() {
         let start = Instant::now();
         let mut held = HeldBatches::new(AFTER);
-        let large: Vec<CacheKey> = (0..1000).map(|n| format!("{n:04000}").into_bytes().into()).collect();
+        let large: Vec<Change> =
+            (0..1000).map(|n| Change::removal(format!("{n:04000}").into_bytes().into())).collect();
         for n in 1..100 {
             held.hold((id(n - 1), place(n)), 1, large.clone(), start);
         }

@@ -2,21 +2,23 @@
 //!
 //! ```text
 //! P R:cursor   format revision pos again counted read again_read marks clearing clearing_ms gaps began
-//!              cleared absent refused
+//!              cleared absent refused written kept
 //! ```
 //!
 //! `pos` is the last entry that was applied, `again` the last that was cleared once more; `counted` is how many entries
 //! were ever added to the stream up to `pos`, `read` and `again_read` how many of them were read up to each. The cursor is where the keys are: whatever sets the one back sets the other back.
 
+mod calls;
+
 use super::again::Marks;
-use super::keys::CacheKey;
-use super::lease::around;
+use super::change::CacheKey;
 use super::place::Place;
 use super::sweep::Clearing;
 use crate::server::resp::{self, Value};
-use crate::server::{Error, Hash, Script, script};
+use crate::server::{Error, Script, script};
 use crate::stream::EntryId;
-use crate::text::template::Template;
+
+pub(super) use calls::{AdoptCall, ClearCall, CursorCalls};
 
 /// Clears keys and moves a place over them.
 pub(super) const CLEAR: Script = script!("clear.lua");
@@ -71,6 +73,10 @@ pub(super) struct Counts {
     pub(super) absent: u64,
     /// Leases that were taken away.
     pub(super) refused: u64,
+    /// Keys that got the value of an entry.
+    pub(super) written: u64,
+    /// Keys that had the version of an entry or a newer one in the first pass.
+    pub(super) kept: u64,
 }
 
 /// A look at the cursor.
@@ -91,6 +97,10 @@ pub(super) enum ClearReply {
         cleared: u64,
         /// Leases that were there.
         refused: u64,
+        /// Keys that got a value.
+        written: u64,
+        /// Keys that had the version or a newer one.
+        kept: u64,
         /// By the cache's clock, in milliseconds.
         time: u64,
         /// A clear that the instance at it has not written for some time.
@@ -100,7 +110,7 @@ pub(super) enum ClearReply {
     Moved,
 }
 
-const FIELDS: [&[u8]; 14] = [
+const FIELDS: [&[u8]; 16] = [
     b"format",
     b"revision",
     b"pos",
@@ -115,6 +125,8 @@ const FIELDS: [&[u8]; 14] = [
     b"cleared",
     b"absent",
     b"refused",
+    b"written",
+    b"kept",
 ];
 /// The format that this version writes.
 const FORMAT: &[u8] = b"1";
@@ -182,129 +194,15 @@ pub(super) fn on_look(key: &str, reply: &Value) -> Result<CursorLook, Error> {
         clearing: Clearing::parse(clearing.bytes().unwrap_or_default()),
         gaps: id(gaps),
         began: number(began).unwrap_or(0),
-        counts: Counts { cleared: count(0), absent: count(1), refused: count(2) },
+        counts: Counts {
+            cleared: count(0),
+            absent: count(1),
+            refused: count(2),
+            written: count(3),
+            kept: count(4),
+        },
     };
     Ok(CursorLook { cursor: Some(cursor), seen })
-}
-
-/// What `clear.lua` is to do.
-#[derive(Debug)]
-pub(super) struct ClearCall<'a> {
-    pub(super) place: PlaceField,
-    /// The place as it is believed to be.
-    pub(super) prev: Place,
-    /// The last entry that is covered.
-    pub(super) last: Place,
-    pub(super) keys: &'a [CacheKey],
-    pub(super) marks: Option<String>,
-    pub(super) clearing: Option<Clearing>,
-    pub(super) gaps: Option<EntryId>,
-    /// True if the keys are leases themselves, or go without theirs.
-    pub(super) alone: bool,
-}
-
-/// How `adopt.lua` is to put the cursor.
-#[derive(Debug)]
-pub(super) struct AdoptCall<'a> {
-    /// The revision and the place that were seen.
-    pub(super) seen: &'a (Vec<u8>, Vec<u8>),
-    pub(super) pos: Place,
-    pub(super) again: Option<Place>,
-    pub(super) clearing: Option<Clearing>,
-    pub(super) gaps: Option<EntryId>,
-    pub(super) began: u64,
-}
-
-/// The calls of one route.
-#[derive(Debug)]
-pub(super) struct CursorCalls {
-    key: String,
-    revision: String,
-    /// What stands before and behind a key in its lease.
-    lease: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-impl CursorCalls {
-    pub(super) fn new(key: String, revision: String, lease: Option<&Template>) -> Self {
-        Self { key, revision, lease: lease.map(around) }
-    }
-
-    /// The cursor's key.
-    pub(super) fn key(&self) -> &str {
-        &self.key
-    }
-
-    /// The route's revision.
-    pub(super) fn revision(&self) -> &str {
-        &self.revision
-    }
-
-    /// Appends a call of `clear.lua`.
-    pub(super) fn clear(&self, out: &mut Vec<u8>, hash: &Hash, call: &ClearCall<'_>) {
-        let lease = self.lease.as_ref().filter(|_| !call.alone);
-        let names = 1 + call.keys.len() * if lease.is_some() { 2 } else { 1 };
-        // The command, the hash, the number of keys, the keys, and twelve arguments.
-        resp::header(out, 3 + names + 12);
-        for word in [b"EVALSHA".as_slice(), hash] {
-            resp::argument(out, word);
-        }
-        resp::number_argument(out, names);
-        resp::argument(out, self.key.as_bytes());
-        for key in call.keys {
-            resp::argument(out, key);
-        }
-        if let Some((before, behind)) = lease {
-            for key in call.keys {
-                resp::argument(out, &[before, &key[..], behind].concat());
-            }
-        }
-        for argument in [
-            self.revision.as_bytes(),
-            call.place.as_str().as_bytes(),
-            call.prev.id.to_string().as_bytes(),
-            call.last.id.to_string().as_bytes(),
-        ] {
-            resp::argument(out, argument);
-        }
-        resp::number_argument(out, call.keys.len());
-        resp::argument(out, text(call.last.counted).as_bytes());
-        resp::argument(out, text(call.last.read).as_bytes());
-        resp::argument(out, call.marks.as_deref().unwrap_or_default().as_bytes());
-        resp::argument(out, call.clearing.map_or("", Clearing::as_str).as_bytes());
-        resp::argument(out, text(call.gaps).as_bytes());
-        resp::argument(out, text(call.prev.read).as_bytes());
-        resp::argument(out, text(call.prev.counted).as_bytes());
-    }
-
-    /// Appends a call of `adopt.lua`.
-    pub(super) fn adopt(&self, out: &mut Vec<u8>, hash: &Hash, call: &AdoptCall<'_>) {
-        let AdoptCall { seen, pos, again, clearing, gaps, began } = call;
-        resp::command(
-            out,
-            &[
-                b"EVALSHA",
-                hash,
-                b"1",
-                self.key.as_bytes(),
-                &seen.0,
-                &seen.1,
-                self.revision.as_bytes(),
-                pos.id.to_string().as_bytes(),
-                text(again.map(|again| again.id)).as_bytes(),
-                text(pos.counted).as_bytes(),
-                text(pos.read).as_bytes(),
-                text(again.and_then(|again| again.read)).as_bytes(),
-                clearing.map_or("", Clearing::as_str).as_bytes(),
-                text(*gaps).as_bytes(),
-                began.to_string().as_bytes(),
-            ],
-        );
-    }
-}
-
-/// An argument of a script; empty where there is none.
-fn text(value: Option<impl ToString>) -> String {
-    value.map(|value| value.to_string()).unwrap_or_default()
 }
 
 /// Takes in the reply to a SCAN: where it continues, and what it found.
@@ -354,11 +252,19 @@ pub(super) fn on_cleared(key: &str, reply: &Value) -> Result<ClearReply, Error> 
     match reply {
         Value::Error(text) => Err(Error::reply_at(text, key)),
         _ => match reply.elements() {
-            Some([Value::Integer(1), _, cleared, refused, time, abandoned]) => {
+            Some([Value::Integer(1), _, cleared, refused, time, abandoned, written, kept]) => {
                 let time = time.bytes().and_then(|time| std::str::from_utf8(time).ok()?.parse().ok());
                 let time = time.ok_or_else(|| CLEAR.invalid_reply())?;
                 let abandoned = Clearing::parse(abandoned.bytes().unwrap_or_default());
-                Ok(ClearReply::Done { cleared: count(cleared)?, refused: count(refused)?, time, abandoned })
+                let [cleared, refused, written, kept] = [cleared, refused, written, kept].map(count);
+                Ok(ClearReply::Done {
+                    cleared: cleared?,
+                    refused: refused?,
+                    written: written?,
+                    kept: kept?,
+                    time,
+                    abandoned,
+                })
             }
             Some([Value::Integer(0), ..]) => Ok(ClearReply::Moved),
             _ => Err(CLEAR.invalid_reply()),
@@ -383,11 +289,11 @@ mod tests {
     use super::super::sweep::Step;
     use super::*;
 
-    fn id(milliseconds: u64) -> EntryId {
+    pub(super) fn id(milliseconds: u64) -> EntryId {
         EntryId { milliseconds, sequence: 0 }
     }
 
-    fn place(at: u64, counted: u64) -> Place {
+    pub(super) fn place(at: u64, counted: u64) -> Place {
         Place { id: id(at), counted: Some(counted), read: Some(counted - 1) }
     }
 
@@ -398,12 +304,14 @@ mod tests {
     #[test]
     fn a_cursor_is_read_and_what_is_none_is_told() {
         let fields = |format: &str, pos: &str, again: &str| {
-            let all =
-                [format, "abc", pos, again, "7", "6", "5", "5-0 1000", "keys", "8-0", "1700", "3", "2", "1"];
+            let all = [
+                format, "abc", pos, again, "7", "6", "5", "5-0 1000", "keys", "8-0", "1700", "3", "2", "1",
+                "5", "4",
+            ];
             Value::Array(all.map(text).to_vec())
         };
         let look = on_look("c", &fields("1", "5-0", "4-0")).unwrap();
-        let counts = Counts { cleared: 3, absent: 2, refused: 1 };
+        let counts = Counts { cleared: 3, absent: 2, refused: 1, written: 5, kept: 4 };
         let marks = Marks::parse(b"5-0 1000");
         let revision = "abc".to_owned();
         let (pos, again) = (place(5, 7), Some(Place { counted: None, ..place(4, 6) }));
@@ -413,7 +321,7 @@ mod tests {
         assert_eq!(look.seen, (b"abc".to_vec(), b"5-0".to_vec()));
         assert_eq!(on_look("c", &fields("1", "5-0", "")).unwrap().cursor.unwrap().again, None);
         assert_eq!(on_look("c", &fields("1", "", "")).unwrap().cursor, None);
-        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 14])).unwrap().cursor, None);
+        assert_eq!(on_look("c", &Value::Array(vec![Value::Null; 16])).unwrap().cursor, None);
         for (format, again) in [("2", "4-0"), ("1", "x")] {
             assert!(matches!(on_look("c", &fields(format, "5-0", again)), Err(Error::Refused(_))));
         }
@@ -423,62 +331,15 @@ mod tests {
     }
 
     #[test]
-    fn a_call_has_the_keys_and_then_their_leases() {
-        let lease = Template::parse("<<<key>:l").unwrap();
-        let calls = CursorCalls::new("c".to_owned(), "r".to_owned(), Some(&lease));
-        let keys: Vec<CacheKey> = [b"a", b"b"].map(|key| key.as_slice().into()).into();
-        let mut out = Vec::new();
-        let call = ClearCall {
-            place: PlaceField::Pos,
-            prev: place(1, 7),
-            last: place(2, 9),
-            keys: &keys,
-            marks: Some("1-0 5".to_owned()),
-            clearing: Some(Clearing { step: Step::Leases { again: true }, missed_again: true }),
-            gaps: Some(id(8)),
-            alone: false,
-        };
-        calls.clear(&mut out, &[b'h'; 40], &call);
-        let (value, _) = Value::build(&out, 0).unwrap();
-        let words: Vec<String> = value
-            .elements()
-            .unwrap()
-            .iter()
-            .map(|word| String::from_utf8(word.bytes().unwrap().to_vec()).unwrap())
-            .collect();
-        let hash = "h".repeat(40);
-        let expected = [
-            "EVALSHA",
-            &hash,
-            "5",
-            "c",
-            "a",
-            "b",
-            "<a:l",
-            "<b:l",
-            "r",
-            "pos",
-            "1-0",
-            "2-0",
-            "2",
-            "9",
-            "8",
-            "1-0 5",
-            "leases again +",
-            "8-0",
-            "6",
-            "7",
-        ];
-        assert_eq!(words, expected);
-    }
-
-    #[test]
     fn replies_of_the_scripts() {
         let (one, three) = (Value::Integer(1), Value::Integer(3));
-        let done = [one.clone(), text("2-0"), three, one, text("1700"), text("keys")];
+        let counts = [Value::Integer(5), Value::Integer(4)];
+        let done =
+            [&[one.clone(), text("2-0"), three, one, text("1700"), text("keys")], &counts[..]].concat();
         let abandoned = Clearing { step: Step::Keys { again: false }, missed_again: false };
-        let expected = ClearReply::Done { cleared: 3, refused: 1, time: 1700, abandoned };
-        assert_eq!(on_cleared("c", &Value::Array(done.to_vec())).unwrap(), expected);
+        let expected =
+            ClearReply::Done { cleared: 3, refused: 1, written: 5, kept: 4, time: 1700, abandoned };
+        assert_eq!(on_cleared("c", &Value::Array(done)).unwrap(), expected);
         let moved = [Value::Integer(0), text("9-0"), text("r"), text("1700")];
         assert_eq!(on_cleared("c", &Value::Array(moved.to_vec())).unwrap(), ClearReply::Moved);
         assert!(on_cleared("c", &Value::Error(b"NOPERM x".to_vec())).is_err());

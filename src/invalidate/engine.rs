@@ -81,6 +81,8 @@ pub(super) struct Cleared {
     pub(super) keys: u64,
     pub(super) cleared: u64,
     pub(super) refused: u64,
+    pub(super) written: u64,
+    pub(super) kept: u64,
     pub(super) took: Duration,
 }
 

@@ -5,25 +5,22 @@
 //! keys of its other templates are cleared, since to clear too little is worse than to clear twice.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use serde_json::value::RawValue;
-
+use super::change::{CacheKey, Change, MOST_KEYS, Version, Write};
+use super::values::{Missing, Values};
 use crate::config;
 use crate::filter::Filter;
 use crate::stream::entries::StreamEntry;
 use crate::text::glob::{self, Captures};
-use crate::text::json_lookup::{Places, PointerTree};
-use crate::text::json_pointer::Pointer;
-use crate::text::json_values::put_value;
+use crate::text::plural;
 use crate::text::template::{Part, Template};
 
-/// Most keys of one entry, and of one call of the script.
-pub(super) const MOST_KEYS: usize = 1_000;
 /// The longest key. Longer ones are no keys of a cache but whole payloads in a wrong place.
 const LONGEST_KEY: usize = 4 * 1024;
 
-/// A key of the cache.
-pub(super) type CacheKey = Box<[u8]>;
+/// The largest value that is stored, counted once for each key of its entry.
+pub(super) const LARGEST_VALUE: usize = 1024 * 1024;
 
 /// Why an entry makes no keys. Kept in the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,12 +46,12 @@ impl Rejection {
 /// What an entry is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum EntryKeys {
-    /// These keys, each once.
-    Keys(Vec<CacheKey>),
+    /// These keys, each once, and what becomes of them.
+    Keys(Vec<Change>),
     /// The route's filter leaves it out.
     Filtered,
-    /// It becomes a dead letter. These keys can be made nevertheless.
-    Rejected(Rejection, Vec<CacheKey>),
+    /// It becomes a dead letter. These keys can be made nevertheless, and are removed.
+    Rejected(Rejection, Vec<Change>),
 }
 
 /// A route's filter and templates.
@@ -64,7 +61,15 @@ pub(super) struct KeyMaker {
     payload_field: String,
     reserved: String,
     templates: Vec<Vec<KeyPart>>,
+    set: Option<SetParts>,
     values: Values,
+}
+
+/// What is stored in the keys.
+#[derive(Debug)]
+struct SetParts {
+    value: Vec<KeyPart>,
+    version: Vec<KeyPart>,
 }
 
 #[derive(Debug)]
@@ -81,13 +86,18 @@ enum KeyPart {
 impl KeyMaker {
     pub(super) fn new(settings: &config::Invalidate) -> Self {
         let mut values = Values::default();
-        let templates =
-            settings.keys.iter().map(|template| parts(template, &settings.stream, &mut values)).collect();
+        let mut parts = |template: &Template| parts(template, &settings.stream, &mut values);
+        let templates = settings.keys.iter().map(&mut parts).collect();
+        let set = settings
+            .set
+            .as_ref()
+            .map(|set| SetParts { value: parts(&set.value), version: parts(&set.version) });
         Self {
             filter: Filter::new(&settings.conditions),
             payload_field: settings.payload_field.clone(),
             reserved: settings.reserved.clone(),
             templates,
+            set,
             values,
         }
     }
@@ -113,13 +123,51 @@ impl KeyMaker {
                 return EntryKeys::Rejected(Rejection::TooManyKeys, Vec::new());
             }
         }
+        let removals = |keys: Vec<CacheKey>| keys.into_iter().map(Change::removal).collect();
         match rejected {
-            Some(why) => EntryKeys::Rejected(why, keys),
+            Some(why) => EntryKeys::Rejected(why, removals(keys)),
             None if keys.is_empty() => {
-                EntryKeys::Rejected(no_key("every array that keys names is empty".to_owned()), keys)
+                let why = no_key("every array that keys names is empty".to_owned());
+                EntryKeys::Rejected(why, removals(keys))
             }
-            None => EntryKeys::Keys(keys),
+            None => {
+                let set = self.set.as_ref().and_then(|set| self.write(set, entry, keys.len()).ok());
+                let write = |key| Change { key, write: set.clone().map(Box::new) };
+                EntryKeys::Keys(keys.into_iter().map(write).collect())
+            }
         }
+    }
+
+    /// Why the keys of the entry that was read last are removed, where the route stores values.
+    pub(super) fn unwritten(&self, entry: &StreamEntry<'_>, keys: usize) -> Option<String> {
+        self.write(self.set.as_ref()?, entry, keys).err()
+    }
+
+    /// What is stored in the keys of an entry, or why they are removed.
+    fn write(&self, set: &SetParts, entry: &StreamEntry<'_>, keys: usize) -> Result<Write, String> {
+        let text = |what: &str, parts: &[KeyPart]| {
+            let mut text = vec![Vec::new()];
+            for part in parts {
+                text = self.extended(text, part, entry).map_err(|why| format!("no {what}: {why}"))?;
+            }
+            Ok::<_, String>(text.pop().unwrap_or_default())
+        };
+        let version = text("version", &set.version)?;
+        let version = Version::parse(&version).ok_or("the version is no decimal number")?;
+        let value = match &set.value[..] {
+            // A place alone may also hold an object or an array.
+            [KeyPart::Pointer(place)] => match self.values.compound(*place) {
+                Some(json) => json.as_bytes().to_vec(),
+                None => text("value", &set.value)
+                    .map_err(|_| "no value: nothing, null or an empty text is where it should be")?,
+            },
+            parts => text("value", parts)?,
+        };
+        if value.len().saturating_mul(keys) > LARGEST_VALUE {
+            let (bytes, keys) = (value.len(), plural::of(u64::try_from(keys).unwrap_or(u64::MAX), "key"));
+            return Err(format!("the value has {bytes} bytes, for {keys}; at most {LARGEST_VALUE} in all"));
+        }
+        Ok(Write { version, value: Some(Arc::from(value)) })
     }
 
     /// The keys of one template, maybe several times.
@@ -161,7 +209,12 @@ impl KeyMaker {
                 }
             }
             KeyPart::Pointer(place) => {
-                let values = self.values.get(*place)?;
+                let values = self.values.get(*place).map_err(|missing| match missing {
+                    Missing::TooMany => Rejection::TooManyKeys,
+                    Missing::NoValue(pointer) => {
+                        no_key(format!("the payload has no text, number, true or false at '{pointer}'"))
+                    }
+                })?;
                 if made.len().saturating_mul(values.len()) > MOST_KEYS {
                     return Err(Rejection::TooManyKeys);
                 }
@@ -214,115 +267,6 @@ fn parts(template: &Template, stream: &str, values: &mut Values) -> Vec<KeyPart>
     template.parts().iter().filter_map(part).collect()
 }
 
-/// The values of a payload that templates name.
-#[derive(Debug, Default)]
-struct Values {
-    /// The first pieces of all pointers.
-    tree: PointerTree,
-    places: Vec<PointerValues>,
-    found: Texts,
-}
-
-/// What stands at the first pieces, as JSON.
-#[derive(Debug, Default)]
-struct Texts(Vec<Option<String>>);
-
-/// What stands at a pointer.
-#[derive(Debug)]
-struct PointerValues {
-    pointer: Pointer,
-    /// What follows each `*`.
-    rest: Vec<PointerTree>,
-    /// The values in the last payload; `None` where one of them is no part of a key.
-    values: Option<Vec<Vec<u8>>>,
-    /// True if they are more than can be cleared.
-    too_many: bool,
-}
-
-impl Values {
-    /// The number of a pointer's place.
-    fn place(&mut self, pointer: &Pointer) -> usize {
-        if let Some(known) = self.places.iter().position(|place| place.pointer == *pointer) {
-            return known;
-        }
-        let number = self.places.len();
-        let mut pieces = pointer.split_at_each().into_iter();
-        if let Some(first) = pieces.next() {
-            self.tree.add(&first, number);
-        }
-        let rest = pieces
-            .map(|piece| {
-                let mut tree = PointerTree::default();
-                tree.add(&piece, 0);
-                tree
-            })
-            .collect();
-        self.places.push(PointerValues { pointer: pointer.clone(), rest, values: None, too_many: false });
-        self.found.0.push(None);
-        number
-    }
-
-    /// Reads a payload. `payload` is called only if a template names a place.
-    fn read<'a>(&mut self, payload: impl FnOnce() -> &'a [u8]) {
-        if self.places.is_empty() {
-            return;
-        }
-        self.tree.look(payload(), &mut self.found);
-        for (place, found) in self.places.iter_mut().zip(&self.found.0) {
-            let mut values = Vec::new();
-            let read = found.as_ref().is_some_and(|json| collect(json, &place.rest, &mut values));
-            place.too_many = values.len() > MOST_KEYS;
-            place.values = (read && !values.iter().any(Vec::is_empty)).then_some(values);
-        }
-    }
-
-    fn get(&self, place: usize) -> Result<&[Vec<u8>], Rejection> {
-        let place = &self.places[place];
-        match &place.values {
-            _ if place.too_many => Err(Rejection::TooManyKeys),
-            Some(values) => Ok(values),
-            None => {
-                let pointer = &place.pointer;
-                Err(no_key(format!("the payload has no text, number, true or false at '{pointer}'")))
-            }
-        }
-    }
-}
-
-/// Appends the values of a document, or of each element of an array along the rest of a pointer. `false` where something
-/// is missing, or is no part of a key; one value more than can be cleared ends it.
-fn collect(json: &str, rest: &[PointerTree], values: &mut Vec<Vec<u8>>) -> bool {
-    let Some((tree, below)) = rest.split_first() else {
-        let mut text = Vec::new();
-        let read = put_value(json, &mut text);
-        values.push(text);
-        return read;
-    };
-    let Ok(elements) = serde_json::from_str::<Vec<&RawValue>>(json) else { return false };
-    for element in elements {
-        if values.len() > MOST_KEYS {
-            return true;
-        }
-        let mut found = Texts(vec![None]);
-        tree.look(element.get().as_bytes(), &mut found);
-        let there = found.0.pop().flatten();
-        if !there.is_some_and(|json| collect(&json, below, values)) {
-            return false;
-        }
-    }
-    true
-}
-
-impl Places for Texts {
-    fn value(&mut self, place: usize, json: &str) {
-        self.0[place] = Some(json.to_owned());
-    }
-
-    fn nothing(&mut self, place: usize) {
-        self.0[place] = None;
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -343,6 +287,7 @@ pub(super) mod tests {
             again_after: None,
             collect: std::time::Duration::ZERO,
             if_missed: config::IfMissed::Record,
+            set: None,
             conditions: Vec::new(),
             payload_field: "payload".to_owned(),
         }
@@ -357,7 +302,7 @@ pub(super) mod tests {
     fn text(found: EntryKeys) -> String {
         match found {
             EntryKeys::Keys(keys) => {
-                keys.iter().map(|key| key.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
+                keys.iter().map(|change| change.key.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
             }
             EntryKeys::Filtered => "filtered".to_owned(),
             EntryKeys::Rejected(why, keys) => {
@@ -441,6 +386,61 @@ pub(super) mod tests {
         assert_eq!(made("a:<2>", b"p.7.x"), "no_key: the channel of the entry has nothing where <2> is");
         assert_eq!(made("a:<3>", b"p.7.x8"), "no_key: the channel of the entry has nothing where <3> is");
         assert_eq!(text(of(&["a:<1>"], b"")), "no_key: the channel of the entry has nothing where <1> is");
+    }
+
+    #[test]
+    fn a_value_is_stored_with_its_version_and_else_the_keys_are_removed() {
+        let made = |value: &str, version: &str, payload: &str| {
+            let bytes =
+                reply(&[("5-1", &[(b"sku", b"7"), (b"none", b""), (b"payload", payload.as_bytes())])]);
+            let mut entries = StreamEntries::new(&bytes, Vec::new()).unwrap();
+            let entry = entries.next().unwrap().unwrap();
+            let mut settings = settings(&["p:<field:sku>", "q:<field:sku>"]);
+            let [value, version] = [value, version].map(|text| Template::parse(text).unwrap());
+            settings.set = Some(config::SetValue { value, version });
+            let mut maker = KeyMaker::new(&settings);
+            let EntryKeys::Keys(keys) = maker.of(&entry) else { panic!("{payload}") };
+            assert_eq!(keys.len(), 2, "{payload}");
+            assert_eq!(keys[0].write, keys[1].write, "{payload}");
+            match (&keys[0].write, maker.unwritten(&entry, keys.len())) {
+                (Some(write), None) => {
+                    let value = String::from_utf8(write.value.as_ref().unwrap().to_vec()).unwrap();
+                    format!("{} {value}", String::from_utf8(write.version.digits().to_vec()).unwrap())
+                }
+                (None, Some(why)) => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        let plain = |payload: &str| made("<pointer:/p>", "<pointer:/v>", payload);
+        for (payload, expected) in [
+            (r#"{"p":{"a": [1, 2.50]},"v":7}"#, r#"7 {"a": [1, 2.50]}"#),
+            (r#"{"p":[ ],"v":"007"}"#, "7 [ ]"),
+            (r#"{"p":"\u00e9","v":0}"#, "0 é"),
+            (r#"{"p":1.50,"v":123456789012345678901234567890}"#, "123456789012345678901234567890 1.50"),
+            (r#"{"p":false,"v":7}"#, "7 false"),
+        ] {
+            assert_eq!(plain(payload), expected, "{payload}");
+        }
+        assert_eq!(made("<field:payload>", "<field:sku>", "text"), "7 text");
+        assert_eq!(made("a<field:sku>:<pointer:/v>", "<pointer:/v>", r#"{"v":3}"#), "3 a7:3");
+        let no_value = "no value: nothing, null or an empty text is where it should be";
+        for payload in [r#"{"p":null,"v":7}"#, r#"{"v":7}"#, r#"{"p":"","v":7}"#] {
+            assert_eq!(plain(payload), no_value, "{payload}");
+        }
+        for payload in [r#"{"p":1}"#, r#"{"p":1,"v":null}"#, r#"{"p":1,"v":{}}"#, "no json"] {
+            let no_version = "no version: the payload has no text, number, true or false at '/v'";
+            assert_eq!(plain(payload), no_version, "{payload}");
+        }
+        for version in ["-1", "1.0", "1e3", "\"x\"", "true"] {
+            let payload = format!(r#"{{"p":1,"v":{version}}}"#);
+            assert_eq!(plain(&payload), "the version is no decimal number", "{payload}");
+        }
+        let within = "no value: the payload has no text, number, true or false at '/p'";
+        assert_eq!(made("a<pointer:/p>", "1", r#"{"p":{}}"#), within);
+        let large = |bytes: usize| format!(r#"{{"p":"{}","v":1}}"#, "x".repeat(bytes));
+        assert!(plain(&large(LARGEST_VALUE / 2)).starts_with("1 x"));
+        let too_large = "the value has 524289 bytes, for 2 keys; at most 1048576 in all";
+        assert_eq!(plain(&large(LARGEST_VALUE / 2 + 1)), too_large);
     }
 
     #[test]

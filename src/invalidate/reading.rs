@@ -1,17 +1,17 @@
 //! What was read of the stream and is not applied yet.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::again::BATCH_ENTRIES;
-use super::keys::{CacheKey, MOST_KEYS};
+use super::change::{Change, Changes};
 use super::place::Place;
 
 /// Entries that are read ahead. One read brings at most half of them.
 const AHEAD_ENTRIES: usize = 1_024;
-/// Bytes of keys that are read ahead.
+/// Bytes of keys and values that are read ahead.
 const AHEAD_BYTES: usize = 4 * 1024 * 1024;
 
 /// An entry that was read.
@@ -19,7 +19,7 @@ const AHEAD_BYTES: usize = 4 * 1024 * 1024;
 pub(super) struct QueuedEntry {
     pub(super) place: Place,
     /// None where it was filtered or rejected: the place moves over it.
-    pub(super) keys: Vec<CacheKey>,
+    pub(super) keys: Vec<Change>,
     /// When it was read.
     pub(super) seen: Instant,
 }
@@ -30,7 +30,7 @@ pub(super) struct Batch {
     pub(super) last: Place,
     pub(super) entries: usize,
     /// Each once.
-    pub(super) keys: Vec<CacheKey>,
+    pub(super) keys: Vec<Change>,
 }
 
 /// The entries that were read and not sent, in order.
@@ -73,10 +73,9 @@ impl Queue {
     pub(super) fn next_batch(&mut self) -> Option<Batch> {
         let first = self.entries.front()?;
         let mut batch = Batch { last: first.place, entries: 0, keys: Vec::new() };
-        let mut seen: HashSet<CacheKey> = HashSet::new();
+        let mut changes = Changes::default();
         while let Some(next) = self.entries.front() {
-            let new = next.keys.iter().filter(|key| !seen.contains(*key)).count();
-            let fits = batch.entries < BATCH_ENTRIES && batch.keys.len() + new <= MOST_KEYS;
+            let fits = batch.entries < BATCH_ENTRIES && changes.have_room(&next.keys);
             if batch.entries > 0 && !fits {
                 break;
             }
@@ -84,18 +83,15 @@ impl Queue {
             self.bytes -= bytes(&next.keys);
             batch.last = next.place;
             batch.entries += 1;
-            for key in next.keys {
-                if seen.insert(key.clone()) {
-                    batch.keys.push(key);
-                }
-            }
+            next.keys.into_iter().for_each(|change| changes.add(change));
         }
+        batch.keys = changes.into_vec();
         Some(batch)
     }
 }
 
-fn bytes(keys: &[CacheKey]) -> usize {
-    keys.iter().map(|key| key.len()).sum()
+fn bytes(keys: &[Change]) -> usize {
+    keys.iter().map(Change::bytes).sum()
 }
 
 #[cfg(test)]
@@ -104,7 +100,7 @@ mod tests {
     use crate::stream::EntryId;
 
     fn entry(id: u64, keys: impl Iterator<Item = usize>) -> QueuedEntry {
-        let keys = keys.map(|key| key.to_string().into_bytes().into()).collect();
+        let keys = keys.map(|key| Change::removal(key.to_string().into_bytes().into())).collect();
         let place = Place { id: EntryId { milliseconds: id, sequence: 0 }, counted: Some(id), read: None };
         QueuedEntry { place, keys, seen: Instant::now() }
     }

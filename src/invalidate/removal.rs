@@ -14,7 +14,8 @@ pub mod range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::keys::{MOST_KEYS, unusable};
+use super::change::MOST_KEYS;
+use super::keys::unusable;
 use super::lease::around;
 use super::sweep::pattern;
 use crate::config::{Endpoint, Invalidate};

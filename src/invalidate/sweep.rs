@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::keys::{CacheKey, MOST_KEYS};
+use super::change::{CacheKey, MOST_KEYS};
 use super::lease::around;
 use crate::config::Invalidate;
 use crate::text::glob::literal;

@@ -189,6 +189,10 @@ catalogue! {
         "Keys that were in the cache and were removed, in the first or the second pass.");
     INVALIDATED_ABSENT = counter("tidegate_invalidated_absent_total", "keys", ROUTE, SeriesOwner::Invalidate,
         "Keys that were not in the cache in the first pass.");
+    WRITTEN_THROUGH = counter("tidegate_written_through_total", "keys", ROUTE, SeriesOwner::Invalidate,
+        "Keys that were in the cache with an older version, and got the value of an entry. Only with `set`.");
+    INVALIDATED_KEPT = counter("tidegate_invalidated_kept_total", "keys", ROUTE, SeriesOwner::Invalidate,
+        "Keys that had the version of an entry or a newer one in the first pass, and were left as they are. Only with `set`.");
     FILLS_REFUSED = counter("tidegate_fills_refused_total", "leases", ROUTE, SeriesOwner::Invalidate,
         "Leases that were removed: loads under way that may not store what they read.");
     CACHE_BEHIND = gauge("tidegate_cache_behind_seconds", "seconds", ROUTE, SeriesOwner::Invalidate,

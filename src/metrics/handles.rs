@@ -237,6 +237,10 @@ pub struct InvalidateMetrics {
     pub cleared: Counter,
     /// `tidegate_invalidated_absent_total`.
     pub absent: Counter,
+    /// `tidegate_written_through_total`.
+    pub written: Counter,
+    /// `tidegate_invalidated_kept_total`.
+    pub kept: Counter,
     /// `tidegate_fills_refused_total`.
     pub fills_refused: Counter,
     /// `tidegate_entries_filtered_total`.
@@ -261,6 +265,8 @@ impl InvalidateMetrics {
         Self {
             cleared: route.counter(&catalogue::INVALIDATED),
             absent: route.counter(&catalogue::INVALIDATED_ABSENT),
+            written: route.counter(&catalogue::WRITTEN_THROUGH),
+            kept: route.counter(&catalogue::INVALIDATED_KEPT),
             fills_refused: route.counter(&catalogue::FILLS_REFUSED),
             filtered: route.counter(&catalogue::ENTRIES_FILTERED),
             dead_letters: route.counter(&catalogue::DEAD_LETTERS),

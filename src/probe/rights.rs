@@ -298,6 +298,10 @@ impl Trials<'_> {
                 self.key("unlink", &lease, &[]);
             }
             self.key("unlink", &key, &[]);
+            if route.set.is_some() {
+                self.key("hmget", &key, &["version"]);
+                self.key("hset", &key, &["version", "0"]);
+            }
         }
     }
 

@@ -11,6 +11,12 @@ pub struct InvalidateStatus {
     pub cleared: u64,
     /// Keys that were not there in the first pass.
     pub absent: u64,
+    /// Keys that were there with an older version, and got the value of an entry.
+    #[serde(default)]
+    pub written: u64,
+    /// Keys that had the version of an entry or a newer one in the first pass.
+    #[serde(default)]
+    pub kept: u64,
     /// Leases that were removed: loads under way that would have stored an old value.
     pub fills_refused: u64,
     /// Entries that this process wrote to the dead letters.

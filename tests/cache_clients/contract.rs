@@ -21,6 +21,8 @@ pub(crate) enum Step {
         seconds: String,
         answer: bool,
     },
+    /// Its loads give a version as well.
+    HelperKeepsVersions,
     Gets {
         readers: RangeInclusive<Reader>,
         key: String,
@@ -33,6 +35,11 @@ pub(crate) enum Step {
     },
     Loads(Reader),
     Loaded(Reader, Value),
+    LoadedAt {
+        reader: Reader,
+        value: Value,
+        version: Value,
+    },
     Fails(Reader, String),
     Got(Reader, Value),
     GotTheFailure(Reader, String),
@@ -57,6 +64,13 @@ pub(crate) enum Reply {
     MoreThan(i64),
 }
 
+impl Case {
+    /// Whether it is for helpers that keep versions.
+    pub(crate) fn has_versions(&self) -> bool {
+        self.steps.iter().any(|(_, step)| matches!(step, Step::HelperKeepsVersions))
+    }
+}
+
 /// The cases of a contract.
 pub(crate) fn cases(text: &str) -> Vec<Case> {
     let parts = text.split("\n# ").skip(1);
@@ -74,6 +88,9 @@ pub(crate) fn cases(text: &str) -> Vec<Case> {
 }
 
 fn step(line: &str) -> Option<Step> {
+    if line == "the helper keeps versions" {
+        return Some(Step::HelperKeepsVersions);
+    }
     if let Some(rest) = line.strip_prefix("the helper waits ") {
         let (seconds, what) = rest.split_once(" s for ")?;
         let answer = match what {
@@ -115,6 +132,10 @@ fn of_reader(reader: Reader, does: &str) -> Option<Step> {
         Some(Step::Calls { reader, argument: argument.to_owned() })
     } else if does == "loads" {
         Some(Step::Loads(reader))
+    } else if let Some((value, version)) =
+        does.strip_prefix("loaded ").and_then(|loaded| loaded.split_once(" at version "))
+    {
+        Some(Step::LoadedAt { reader, value: json(value)?, version: json(version)? })
     } else if let Some(value) = does.strip_prefix("loaded ") {
         Some(Step::Loaded(reader, json(value)?))
     } else if let Some(error) = does.strip_prefix("fails with ") {

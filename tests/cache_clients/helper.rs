@@ -27,6 +27,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Django's cache has its own form of values.
+    pub(crate) fn keeps_versions(self) -> bool {
+        self != Self::Django
+    }
+
     /// Interpreter, driver and the driver's name for it.
     fn program(self) -> [&'static str; 3] {
         match self {
@@ -44,12 +49,13 @@ impl Kind {
 pub(crate) struct Settings {
     pub(crate) wait: String,
     pub(crate) answer: String,
+    pub(crate) versions: bool,
 }
 
 impl Default for Settings {
     /// As helpers have it, but with an answer that a loaded machine certainly gives in time.
     fn default() -> Self {
-        Self { wait: "0.1".to_owned(), answer: "30".to_owned() }
+        Self { wait: "0.1".to_owned(), answer: "30".to_owned(), versions: false }
     }
 }
 
@@ -80,6 +86,7 @@ impl Helper {
                 .arg(folder().join("conformance").join(driver))
                 .args([name, url, &settings.wait, &settings.answer])
                 .arg(helpers.join("javascript/tidegate-cache.mjs"))
+                .args(settings.versions.then_some("versions"))
                 .env("PYTHONPATH", std::env::join_paths(python).unwrap())
                 .env("PYTHONDONTWRITEBYTECODE", "1")
                 .env("NODE_PATH", libraries.join("node/node_modules"))

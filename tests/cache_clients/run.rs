@@ -10,6 +10,8 @@ use crate::support::{Options, Server, Version};
 
 /// What a helper's user needs, and no more.
 const RIGHTS: &str = "resetkeys ~product:* -@all +get +set +eval +evalsha +unlink";
+/// And what it needs with versions.
+const RIGHTS_WITH_VERSIONS: &str = "+hget +hset +pexpire";
 
 /// A server and a helper that reads through it.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ impl Under<'_> {
     /// The first case that the helper fails, and how.
     pub(crate) fn run(self, cases: &[Case]) -> Result<(), String> {
         let mut kept: Option<World> = None;
-        for case in cases {
+        for case in cases.iter().filter(|case| self.kind.keeps_versions() || !case.has_versions()) {
             let settings = settings(case);
             let mut world = match kept.take() {
                 Some(world) if world.settings == settings => world,
@@ -48,6 +50,9 @@ impl Under<'_> {
         let server = Server::with(self.version, Options::default().tcp());
         let mut user = vec!["ACL", "SETUSER", "reader", "on", ">reading"];
         user.extend(RIGHTS.split(' '));
+        if settings.versions {
+            user.extend(RIGHTS_WITH_VERSIONS.split(' '));
+        }
         server.ask::<()>(&user);
         let helper = Helper::start(self.kind, self.helpers, &server.url("reader:reading"), &settings);
         World { server, helper, settings, before: 0 }
@@ -55,7 +60,7 @@ impl Under<'_> {
 }
 
 fn settings(case: &Case) -> Settings {
-    let mut settings = Settings::default();
+    let mut settings = Settings { versions: case.has_versions(), ..Settings::default() };
     for (_, step) in &case.steps {
         if let Step::HelperWaits { seconds, answer } = step {
             *(if *answer { &mut settings.answer } else { &mut settings.wait }) = seconds.clone();
@@ -85,7 +90,7 @@ impl World {
     fn take(&mut self, step: &Step) -> Result<(), String> {
         let before = self.before;
         match step {
-            Step::HelperWaits { .. } => Ok(()),
+            Step::HelperWaits { .. } | Step::HelperKeepsVersions => Ok(()),
             Step::Gets { readers, key, twice } => readers.clone().try_for_each(|reader| {
                 self.helper.tell(&json!({"reader": before + reader, "get": key, "twice": twice}))
             }),
@@ -98,6 +103,9 @@ impl World {
             }
             Step::Loaded(reader, value) => {
                 self.helper.tell(&json!({"reader": before + reader, "loaded": value}))
+            }
+            Step::LoadedAt { reader, value, version } => {
+                self.helper.tell(&json!({"reader": before + reader, "loaded": value, "version": version}))
             }
             Step::Fails(reader, error) => {
                 self.helper.tell(&json!({"reader": before + reader, "fails": error}))

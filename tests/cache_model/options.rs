@@ -60,6 +60,11 @@ pub(crate) enum SecondPass {
     Never,
     OfTheValue,
     OfValueAndLease,
+    /// Of the lease, and of a value that is older than the event. This is what a route does that writes.
+    OfAnOlderValueAndLease,
+    /// Mutants of it.
+    OfAnOlderValue,
+    OfTheLease,
 }
 
 /// Which loads are certainly over when the second pass of an event comes. Replicas of the database have the event's commit

@@ -24,6 +24,8 @@ pub(crate) struct Verdict {
     pub(crate) stale_read: Option<Trace>,
     /// A version in the cache is replaced by an older one.
     pub(crate) older_over_newer: Option<Trace>,
+    /// The second pass removes a value that is not older than its event.
+    pub(crate) right_removed: Option<Trace>,
 }
 
 /// The steps from a beginning on.
@@ -86,6 +88,10 @@ pub(crate) fn explore(world: &World) -> Verdict {
         for (step, next) in &moves.steps {
             if matches!(*step, Step::Hits { version, .. } if state.has_applied_more_than(version)) {
                 verdict.stale_read.get_or_insert_with(|| visited.trace(at, Some(*step)));
+            }
+            let is_right = |event| state.visible(world).is_some_and(|version| version >= event);
+            if matches!(*step, Step::SecondPass { event, .. } if is_right(event) && next.is_empty()) {
+                verdict.right_removed.get_or_insert_with(|| visited.trace(at, Some(*step)));
             }
             if went_back(state.visible(world), next.visible(world)) {
                 verdict.older_over_newer.get_or_insert_with(|| visited.trace(at, Some(*step)));

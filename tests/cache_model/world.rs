@@ -224,11 +224,17 @@ impl State {
         if world.second_pass != SecondPass::Never && event <= place.first && self.is_due(world, route, event)
         {
             let mut next = *self;
-            match act {
-                Act::Set(_) => next.cache.apply(act, event),
-                _ if world.second_pass == SecondPass::OfTheValue => next.cache.value = None,
-                _ => next.cache.apply(Act::Remove, event),
-            }
+            let is_older = self.cache.value.is_some_and(|value| value.version < event);
+            let [value, lease] = match world.second_pass {
+                SecondPass::Never => [false, false],
+                SecondPass::OfTheValue => [true, false],
+                SecondPass::OfValueAndLease => [true, true],
+                SecondPass::OfAnOlderValueAndLease => [is_older, true],
+                SecondPass::OfAnOlderValue => [is_older, false],
+                SecondPass::OfTheLease => [false, true],
+            };
+            next.cache.value = next.cache.value.filter(|_| !value);
+            next.cache.companion = next.cache.companion.filter(|_| !lease);
             next.cache.places[route].second = event;
             steps.push((Step::SecondPass { route, event }, next));
         }

@@ -167,6 +167,12 @@ source = "main"
 stream = "products"
 destination = "main"
 keys = ["product:<pointer:/sku>", "by:<field:name>"]
+[invalidate.written]
+source = "main"
+stream = "products"
+destination = "main"
+keys = ["product:<pointer:/sku>"]
+set = { value = "<pointer:/product>", version = "<pointer:/version>" }
 "#;
     fs::write(&file, routes).unwrap();
     let tried = |route: &str, arguments: &[&str], code: i32| {
@@ -205,6 +211,15 @@ keys = ["product:<pointer:/sku>", "by:<field:name>"]
     }
     let half = tried("cache", &["--entry", r#"payload={"sku":5}"#], OK);
     assert!(half.starts_with("removed: the key product:5\ndead letter no_key: "), "{half}");
+    let written = |payload: &str| tried("written", &["--entry", &format!("payload={payload}")], OK);
+    assert_eq!(
+        written(r#"{"sku":5,"version":"007","product":{"price": 5}}"#),
+        "stored where the key is there with an older version than 7: product:5\n  {\"price\": 5}\n"
+    );
+    assert_eq!(
+        written(r#"{"sku":5,"version":-1,"product":{}}"#),
+        "removed: the key product:5\n  not stored: the version is no decimal number\n"
+    );
     tried("cache", &["--entry", "no-value"], USAGE);
     tried("nothing", &["--entry", "a=b"], USAGE);
 }
@@ -242,6 +257,7 @@ source = "main"
 channels = ["changed"]
 destination = "main"
 keys = ["product:<pointer:/sku>"]
+set = { value = "<pointer:/product>", version = "<pointer:/version>" }
 "#;
     fs::write(&file, routes).unwrap();
     let run = |arguments: &[&str]| {

@@ -206,7 +206,9 @@ fn the_lines_of_an_invalidation_are_all_that_it_needs() {
             stream = "products"
             destination = "cache"
             keys = ["product:<field:sku>", "price:<field:sku>:v1"]
+            set = { value = "<id>", version = "2" }
         "#;
+        cache.ask::<()>(&["HSET", "product:1", "value", "old", "version", "1"]);
         let setup = Setup::new().endpoint("events", &events).endpoint("cache", &cache);
         let mut daemon = setup.routes(routes).expects(&[alert::DEAD_LETTER]).start_ready();
         let changed = |field: &str| events.ask::<String>(&["XADD", "products", "*", field, "1"]);
@@ -221,6 +223,11 @@ fn the_lines_of_an_invalidation_are_all_that_it_needs() {
             });
         };
         is_at("pos");
+        assert_eq!(
+            cache.ask::<String>(&["HGET", "product:1", "version"]),
+            "2",
+            "{version}: it is written through"
+        );
         // What waits for its second pass is read once more.
         daemon.restart();
         daemon.wait_ready();

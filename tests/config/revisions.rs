@@ -134,7 +134,12 @@ fn the_revision_of_an_invalidation_is_which_keys_its_entries_make() {
     let known = revision("keys = [\"a:<id>\", \"b:<pointer:/x>\"]");
     assert_eq!(known, "38f2a5ed8d7d32d3");
     assert_eq!(revision("keys = [\"b:<pointer:/x>\", \"a:<id>\"]\nagain_after = \"0s\""), known);
-    for other in ["lease = \"\"", "payload_field = \"data\"", "where = [{ entry = \"x\", exists = true }]"] {
+    for other in [
+        "lease = \"\"",
+        "payload_field = \"data\"",
+        "where = [{ entry = \"x\", exists = true }]",
+        "set = { value = \"<id>\", version = \"1\" }",
+    ] {
         assert_ne!(revision(&format!("keys = [\"a:<id>\", \"b:<pointer:/x>\"]\n{other}")), known, "{other}");
     }
     assert_ne!(revision("keys = [\"a:<id>\"]"), known);

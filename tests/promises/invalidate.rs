@@ -8,6 +8,7 @@ mod instances;
 mod obstacles;
 mod race;
 mod recovery;
+mod write_through;
 
 use std::time::Duration;
 

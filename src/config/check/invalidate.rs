@@ -13,7 +13,7 @@ use crate::config::raw::{self, defaults};
 use crate::config::read::element;
 use crate::config::redis_keys;
 use crate::config::settings::{
-    Capture, Endpoint, FieldNames, Format, IfMissed, Invalidate, Keep, OwnKeys, fixed_beginning,
+    Capture, Endpoint, FieldNames, Format, IfMissed, Invalidate, Keep, OwnKeys, SetValue, fixed_beginning,
 };
 use crate::text::template::{Part, Template};
 
@@ -84,6 +84,12 @@ impl Check<'_> {
         };
         let keys = self.keys(&key.at("keys"), &raw.keys, setting, (&here, &reserved), own_stream);
         let lease = self.lease(&key.at("lease"), &raw.lease, &reserved);
+        let set = match raw.set {
+            Some(raw::Table(set)) => {
+                self.set(key, set, keys.as_deref().unwrap_or_default(), setting).map(Some)
+            }
+            None => Some(None),
+        };
         let again_after = raw.again_after.0;
         self.at_most(&key.at("again_after"), again_after, LONGEST_AGAIN);
         self.at_most(&key.at("collect"), raw.collect.0, LONGEST_COLLECT);
@@ -105,6 +111,7 @@ impl Check<'_> {
                 raw::IfMissed::Record => IfMissed::Record,
                 raw::IfMissed::Clear => IfMissed::Clear,
             },
+            set: set?,
             conditions,
             payload_field: raw.payload_field,
         };
@@ -212,6 +219,43 @@ impl Check<'_> {
         Some(Some(template))
     }
 
+    /// Write-through: one value and its version, for each key of an entry.
+    fn set(
+        &mut self,
+        route: &Key,
+        raw: raw::SetValue,
+        keys: &[Template],
+        setting: Setting<'_>,
+    ) -> Option<SetValue> {
+        let key = route.at("set");
+        let mut part = |name: &str, text: Option<String>, example: &str| {
+            let at = key.at(name);
+            let text = self.required(text, &at, example)?;
+            let template = self.template(&at, &text, setting)?;
+            if has_each(&template) {
+                let help = "name one element by its place, such as /0, or the whole array";
+                self.report_with(
+                    &at,
+                    format!("\"{text}\" has a step \"*\", which names several values"),
+                    help,
+                );
+                return None;
+            }
+            Some(template)
+        };
+        let value = part("value", raw.value, "the value, such as \"<pointer:/product>\"");
+        let version = part("version", raw.version, "its version, such as \"<pointer:/version>\"");
+        if let Some(several) = keys.iter().find(|template| has_each(template)) {
+            let help = "remove set, or write an entry for each key; keys that are to be removed belong in a route of \
+                        their own";
+            let message = format!(
+                "cannot be used with \"{several}\" in keys: an entry has one value, and this makes several keys"
+            );
+            self.report_with(&key, message, help);
+        }
+        Some(SetValue { value: value?, version: version? })
+    }
+
     /// Refuses a template whose keys may begin as those of tidegate do, among them the cursor. What begins with a key does
     /// not, where keys do not.
     fn not_own(&mut self, key: &Key, template: &Template, (stream, reserved): (&str, &str)) {
@@ -222,4 +266,12 @@ impl Check<'_> {
             self.report_with(key, message, "put something fixed in front");
         }
     }
+}
+
+/// Returns whether a template makes several texts of one entry.
+fn has_each(template: &Template) -> bool {
+    template
+        .parts()
+        .iter()
+        .any(|part| matches!(part, Part::Pointer(pointer) if pointer.split_at_each().len() > 1))
 }

@@ -48,6 +48,9 @@ pub(crate) struct Invalidate {
     /// begun anew, an entry with too many keys.
     #[serde(default)]
     pub(crate) if_missed: Word<IfMissed>,
+    /// Write-through: a key that is there with an older version gets the value of the entry, in place of its removal. It is a
+    /// hash with the fields value and version.
+    pub(crate) set: Option<Table<SetValue>>,
     /// Filter: an entry counts if every condition holds. The others are counted as filtered.
     #[serde(default)]
     pub(crate) r#where: Vec<Table<EntryCondition>>,
@@ -55,6 +58,18 @@ pub(crate) struct Invalidate {
     /// templates, look at.
     #[serde(default = "defaults::payload_field")]
     pub(crate) payload_field: String,
+}
+
+/// What is stored in a key.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(crate) struct SetValue {
+    /// The value: a template as in keys, or a <pointer:/PATH> alone to an object or an array, which is stored as it is written.
+    #[schemars(with = "String")]
+    pub(crate) value: Option<String>,
+    /// The version of the value: a template that makes a decimal number.
+    #[schemars(with = "String")]
+    pub(crate) version: Option<String>,
 }
 
 /// What is done where changes were missed.

@@ -30,10 +30,21 @@ pub struct Invalidate {
     pub collect: Duration,
     /// What is done where changes were missed.
     pub if_missed: IfMissed,
+    /// What is stored in keys that are there; without it they are removed.
+    pub set: Option<SetValue>,
     /// Which entries count: those for which all of these hold.
     pub conditions: Vec<Condition>,
     /// The field of an entry that holds the payload.
     pub payload_field: String,
+}
+
+/// `set`: where a key is there with an older version, it gets the value of the entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetValue {
+    /// Makes the value.
+    pub value: Template,
+    /// Makes its version, a decimal number.
+    pub version: Template,
 }
 
 /// What is done where changes were missed, or may have been.

@@ -8,9 +8,9 @@ use super::source::is_anew;
 use super::{Cleared, Counts, Effect, Engine, IDLE, OUTDATED_WAITS, Places, Standing};
 use crate::event::{InvalidateLoss, ReplayTrigger};
 use crate::invalidate::again::{DueAgain, Marks};
+use crate::invalidate::change::Change;
 use crate::invalidate::cursor::{self, AdoptCall, ClearCall, ClearReply, Cursor, CursorLook, PlaceField};
 use crate::invalidate::failure::SessionFailure;
-use crate::invalidate::keys::CacheKey;
 use crate::invalidate::place::Place;
 use crate::invalidate::reading::Batch;
 use crate::invalidate::sweep::{Clearing, Sweep};
@@ -203,6 +203,7 @@ impl Engine {
             return None;
         }
         if let Some(found) = sweep.take_found() {
+            let found: Vec<Change> = found.into_iter().map(Change::removal).collect();
             self.send(out, PlaceField::Pos, (pos, pos), (&found, true));
             return Some(CacheCall::Swept(found.len()));
         }
@@ -225,7 +226,7 @@ impl Engine {
         out: &mut Vec<u8>,
         place: PlaceField,
         (prev, last): (Place, Place),
-        (keys, alone): (&[CacheKey], bool),
+        (keys, alone): (&[Change], bool),
     ) {
         let Some(session) = &mut self.session else { return };
         session.fresh = false;
@@ -338,7 +339,7 @@ impl Engine {
     ) -> Result<Option<u64>, SessionFailure> {
         let reply = cursor::on_cleared(self.calls.key(), value).map_err(SessionFailure::cache)?;
         let Some(session) = &mut self.session else { return Ok(None) };
-        let ClearReply::Done { cleared, refused, time, abandoned } = reply else {
+        let ClearReply::Done { cleared, refused, written, kept, time, abandoned } = reply else {
             session.ready = false;
             if let Some(sweep) = &mut self.sweep {
                 sweep.on_refused();
@@ -351,7 +352,8 @@ impl Engine {
             sweep.on_cursor(abandoned, now);
         }
         let keys = u64::try_from(keys).unwrap_or(u64::MAX);
-        self.effects.push(Effect::Cleared(Cleared { place, last, entries, keys, cleared, refused, took }));
+        let done = Cleared { place, last, entries, keys, cleared, refused, written, kept, took };
+        self.effects.push(Effect::Cleared(done));
         Ok(Some(time))
     }
 

@@ -40,6 +40,7 @@ impl InvalidateRoute {
             Effect::Counts(counts) => self.show(|status| {
                 (status.cleared, status.absent, status.fills_refused) =
                     (counts.cleared, counts.absent, counts.refused);
+                (status.written, status.kept) = (counts.written, counts.kept);
             }),
             Effect::Cleared(cleared) => self.on_cleared(cleared),
             Effect::Place(pos, again) => {
@@ -126,11 +127,16 @@ impl InvalidateRoute {
     }
 
     fn on_cleared(&self, done: Cleared) {
-        let Cleared { place, last, entries, keys, cleared, refused, took } = done;
-        let absent = if place == PlaceField::Pos { keys.saturating_sub(cleared) } else { 0 };
+        let Cleared { place, last, entries, keys, cleared, refused, written, kept, took } = done;
+        // The second pass finds again what the first has found.
+        let first = place == PlaceField::Pos;
+        let kept = if first { kept } else { 0 };
+        let absent = if first { keys.saturating_sub(cleared + written + kept) } else { 0 };
         let handles = &self.parts.metrics;
         handles.cleared.increment(cleared);
         handles.absent.increment(absent);
+        handles.written.increment(written);
+        handles.kept.increment(kept);
         handles.fills_refused.increment(refused);
         if keys > 0 {
             handles.clear_seconds.record(took.as_secs_f64());
@@ -149,6 +155,8 @@ impl InvalidateRoute {
             let Some(shown) = &mut status.invalidate else { return };
             shown.cleared += cleared;
             shown.absent += absent;
+            shown.written += written;
+            shown.kept += kept;
             shown.fills_refused += refused;
             if place == PlaceField::Again {
                 shown.again = Some(last.to_string());

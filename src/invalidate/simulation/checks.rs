@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::servers::{Event, version_of};
 use crate::config::IfMissed;
 use crate::event::InvalidateLoss;
 use crate::stream::EntryId;
@@ -17,22 +18,22 @@ pub(super) struct Checks {
     /// Products that changed in a gap of the capture.
     gaps: BTreeSet<u8>,
     missed: BTreeSet<&'static str>,
-    /// Every entry that was ever added to the stream, and its product.
-    added: BTreeMap<EntryId, Option<u8>>,
+    /// Every entry that was ever added to the stream, and what it says.
+    added: BTreeMap<EntryId, Option<Event>>,
     /// Those that the stream does not have any more.
     gone: BTreeSet<EntryId>,
     /// Those that the first pass has applied.
     applied: BTreeSet<EntryId>,
     /// Entries that the second pass went over without their keys.
     passed_over: u64,
-    /// Entries that were reported as lost for it.
+    /// Entries that were reported as lost for it, or altogether.
     given_up: u64,
 }
 
 impl Checks {
-    pub(super) fn removed(&mut self, id: EntryId, product: Option<u8>) {
+    pub(super) fn removed(&mut self, id: EntryId, event: Option<Event>) {
         self.trimmed = true;
-        self.removed.extend(product);
+        self.removed.extend(event.map(|event| event.product));
         self.gone.insert(id);
         self.forget_unapplied();
     }
@@ -48,21 +49,49 @@ impl Checks {
         self.applied.clear();
     }
 
-    pub(super) fn added(&mut self, id: EntryId, product: Option<u8>) {
-        self.added.insert(id, product);
+    pub(super) fn added(&mut self, id: EntryId, event: Option<Event>) {
+        self.added.insert(id, event);
     }
 
     /// A pass moved from one place to another and cleared these keys.
     pub(super) fn cleared(&mut self, place: &str, from: EntryId, to: EntryId, keys: &[String]) {
         let between = self.added.range(from..=to).filter(|(id, _)| **id > from);
-        for (id, product) in between {
-            let Some(product) = product else { continue };
+        for (id, event) in between {
+            let Some(Event { product, .. }) = event else { continue };
             let there = keys.contains(&format!("p:{product}"));
             if place == "pos" {
                 self.applied.extend(there.then_some(*id));
             } else if !there && self.applied.contains(id) {
                 self.passed_over += 1;
             }
+        }
+    }
+
+    /// A route with `set` has carried out a call of the script that moved this place: no version went back, no key
+    /// came, and the second pass left what was right.
+    pub(super) fn written(
+        &self,
+        (place, from, to): (&str, EntryId, EntryId),
+        before: &BTreeMap<String, String>,
+        after: &BTreeMap<String, String>,
+    ) {
+        for (key, held) in after {
+            let was = before.get(key).unwrap_or_else(|| panic!("{key} was not there, and is {held}"));
+            assert!(version_of(held) >= version_of(was), "{key} was {was}, and is {held}");
+        }
+        if place != "again" {
+            return;
+        }
+        for (key, held) in before.iter().filter(|(key, _)| !after.contains_key(*key)) {
+            let Some(version) = version_of(held) else { continue };
+            let product = key.split(':').nth(1);
+            let between = self.added.range(from..=to).filter(|(id, _)| **id > from);
+            let events = between.filter_map(|(_, event)| event.as_ref());
+            let mut of_key = events.filter(|event| Some(&*event.product.to_string()) == product);
+            assert!(
+                of_key.any(|event| event.version.is_none_or(|newer| newer > version)),
+                "{key} was {held}, which is right, and the second pass removed it"
+            );
         }
     }
 
@@ -78,8 +107,9 @@ impl Checks {
 
     /// Returns how many entries it is about.
     pub(super) fn missed(&mut self, loss: InvalidateLoss, detail: &str) -> u64 {
-        let count = detail.split(' ').next().and_then(|count| count.parse::<u64>().ok()).unwrap_or(0);
-        if loss == InvalidateLoss::SecondPass {
+        let count = detail.split(' ').find_map(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        // A newer configuration that takes over reports all entries that are gone.
+        if matches!(loss, InvalidateLoss::SecondPass | InvalidateLoss::BeginsLate) {
             self.given_up += count;
         }
         self.missed.insert(loss.as_str());

@@ -122,8 +122,8 @@ impl World {
 
     fn trim(&mut self, count: usize) {
         for _ in 0..count {
-            if let Some((id, product)) = self.stream.entries.pop_first() {
-                self.checks.removed(id, product);
+            if let Some((id, event)) = self.stream.entries.pop_first() {
+                self.checks.removed(id, event);
             }
         }
     }

@@ -156,15 +156,21 @@ impl World {
         let answer = match side {
             RouteEndpoint::Source => self.stream.carry_out(command),
             RouteEndpoint::Destination => {
-                let before = self.real.is_some().then(|| self.cache.clone());
+                let writes = self.settings[0].set.is_some();
+                let before = (writes || self.real.is_some()).then(|| self.cache.clone());
                 let places = ["pos", "again"].map(|place| (place, self.cache.place(place)));
                 let reply = self.cache.carry_out(command, clock);
-                if let (Some(real), Some(before)) = (&mut self.real, before) {
-                    real.compare(command, (&before, &self.cache), &reply, clock);
+                if let (Some(real), Some(before)) = (&mut self.real, &before) {
+                    real.compare(command, (before, &self.cache), &reply, clock);
                 }
                 for (place, from) in places {
                     match self.cache.place(place) {
-                        to if from < to => self.checks.cleared(place, from, to, command),
+                        to if from < to => {
+                            if let Some(before) = before.as_ref().filter(|_| writes) {
+                                self.checks.written((place, from, to), &before.keys, &self.cache.keys);
+                            }
+                            self.checks.cleared(place, from, to, command);
+                        }
                         to if to < from && place == "pos" => self.checks.went_back(to),
                         _ => {}
                     }

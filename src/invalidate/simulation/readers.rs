@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::World;
-use super::servers::CacheServer;
+use super::servers::{CacheServer, Event, version_of, versioned};
 use crate::config::Invalidate;
 use crate::stream::EntryId;
 
@@ -29,9 +29,11 @@ pub(super) struct Readers {
     /// The version of each product in the database.
     database: [u64; PRODUCTS as usize],
     /// Changes that were committed and not announced yet.
-    unannounced: VecDeque<u8>,
+    unannounced: VecDeque<Event>,
     loads: Vec<Load>,
     leases: bool,
+    /// True if the route stores values: readers then put the version beside theirs.
+    versions: bool,
     /// How long a reader without a lease may take: the second pass comes so long after the first.
     patience: Option<Duration>,
     tokens: u64,
@@ -44,6 +46,7 @@ impl Readers {
             unannounced: VecDeque::new(),
             loads: Vec::new(),
             leases: settings.lease.is_some(),
+            versions: settings.set.is_some(),
             patience: settings.again_after,
             tokens: 0,
         }
@@ -57,7 +60,7 @@ impl Readers {
     pub(super) fn stale(&self, cache: &CacheServer) -> BTreeSet<u8> {
         let is_stale = |(key, value): (&String, &String)| {
             let product: u8 = key.split(':').nth(1)?.parse().ok()?;
-            let version: u64 = value.parse().ok()?;
+            let version = version_of(value).or_else(|| value.parse().ok())?;
             (version < self.database[usize::from(product)]).then_some(product)
         };
         cache.keys.iter().filter(|(key, _)| !key.ends_with(":l")).filter_map(is_stale).collect()
@@ -75,16 +78,19 @@ impl World {
                 if self.rng.bool() && self.begin_load(product) {
                     self.go_on(self.readers.loads.len() - 1);
                 }
-                self.readers.database[usize::from(product)] += 1;
-                self.readers.unannounced.push_back(product);
+                let version = &mut self.readers.database[usize::from(product)];
+                *version += 1;
+                // Some entries say nothing of the value.
+                let version = Some(*version).filter(|_| self.rng.u8(..4) > 0);
+                self.readers.unannounced.push_back(Event { product, version });
             }
             _ => self.announce(),
         }
     }
 
     fn announce(&mut self) {
-        if let Some(product) = self.readers.unannounced.pop_front() {
-            self.add(Some(product));
+        if let Some(event) = self.readers.unannounced.pop_front() {
+            self.add(Some(event));
         }
     }
 
@@ -94,7 +100,7 @@ impl World {
         }
     }
 
-    pub(super) fn add(&mut self, product: Option<u8>) {
+    pub(super) fn add(&mut self, event: Option<Event>) {
         let clock = self.clock_ms();
         let last = self.stream.last;
         // Ids are no times: an application may number its entries.
@@ -104,9 +110,9 @@ impl World {
             last.next(clock)
         };
         (self.stream.last, self.stream.added) = (id, self.stream.added + 1);
-        self.stream.entries.insert(id, product);
-        self.checks.added(id, product);
-        self.trace(|| format!("added {id} of {product:?}"));
+        self.stream.entries.insert(id, event);
+        self.checks.added(id, event);
+        self.trace(|| format!("added {id} of {event:?}"));
     }
 
     /// A change that the capture does not receive.
@@ -171,12 +177,19 @@ impl World {
             return;
         };
         let load = self.readers.loads.swap_remove(at);
-        let (key, value) = (load.key, version.to_string());
+        // What does not know of versions is another type of key.
+        let knows = self.readers.versions && (load.token.is_some() || self.rng.u8(..4) > 0);
+        let value = if knows { versioned(version) } else { version.to_string() };
+        let key = load.key;
         match load.token {
             Some(token) => {
                 let lease = format!("{key}:l");
                 if self.cache.keys.get(&lease) == Some(&token) {
                     self.cache.keys.remove(&lease);
+                    let there = self.cache.keys.get(&key).and_then(|held| version_of(held));
+                    if there.is_some_and(|there| there >= version) {
+                        return;
+                    }
                     self.trace(|| format!("{key} is {value}, under a lease"));
                     self.cache.keys.insert(key, value);
                 }

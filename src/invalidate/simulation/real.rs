@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use redis::ConnectionLike as _;
 
 use super::instance::Command;
-use super::servers::{ADOPT, CLEAR, CacheServer};
+use super::servers::{ADOPT, CLEAR, CacheServer, version_of};
 use crate::invalidate::cursor;
 use crate::server::Hash;
 use crate::server::real::RealServer;
@@ -45,7 +45,13 @@ impl Real {
             load.cmd("HSET").arg(&[&cursor, field, value]).ignore();
         }
         for (key, value) in &before.keys {
-            load.cmd("SET").arg(&[key, value]).ignore();
+            match version_of(value) {
+                Some(version) => {
+                    let version = version.to_string();
+                    load.cmd("HSET").arg(&[key, "value", &version, "version", &version]).ignore()
+                }
+                None => load.cmd("SET").arg(&[key, value]).ignore(),
+            };
         }
         load.exec(&mut self.server.connection).unwrap();
         self.server.set_time(clock_ms);
@@ -54,12 +60,19 @@ impl Real {
         let found: BTreeMap<String, String> =
             redis::cmd("HGETALL").arg(&cursor).query(&mut self.server.connection).unwrap();
         // What the scripts count beside their decisions.
-        let decides = |name: &str| !matches!(name, "cleared" | "absent" | "refused");
+        let decides = |name: &str| !matches!(name, "cleared" | "absent" | "refused" | "written" | "kept");
         let found: BTreeMap<_, _> = found.into_iter().filter(|(name, _)| decides(name)).collect();
         assert_eq!(found, after.cursor, "{command:?}");
         let left: Vec<String> = redis::cmd("KEYS").arg("[pq]:*").query(&mut self.server.connection).unwrap();
         let left: std::collections::BTreeSet<&String> = left.iter().collect();
         assert_eq!(left, after.keys.keys().collect(), "{command:?}");
+        for (key, value) in &after.keys {
+            let Some(version) = version_of(value).map(|version| version.to_string()) else { continue };
+            let fields = ["value", "version"];
+            let found: Vec<String> =
+                redis::cmd("HMGET").arg(key).arg(&fields).query(&mut self.server.connection).unwrap();
+            assert_eq!(found, [&*version, &*version], "{key} after {command:?}");
+        }
     }
 }
 

@@ -12,6 +12,8 @@ use crate::text::glob;
 
 pub(super) const CLEAR: Hash = [b'1'; 40];
 pub(super) const ADOPT: Hash = [b'2'; 40];
+/// Before the version in a key that is a hash; another key has the version alone.
+const VERSIONED: &str = "v";
 /// Keys that a step of a SCAN brings.
 const SCANNED: usize = 2;
 
@@ -23,11 +25,18 @@ pub(super) enum Answer {
     Waits(u64),
 }
 
+/// What an entry says: which product has changed, and maybe the version that it has now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) product: u8,
+    pub(super) version: Option<u64>,
+}
+
 /// The server of the stream.
 #[derive(Debug, Clone, Default)]
 pub(super) struct StreamServer {
-    /// The product that an entry is about; none where it has no field for it.
-    pub(super) entries: BTreeMap<EntryId, Option<u8>>,
+    /// What each entry says; none where it has no field for it.
+    pub(super) entries: BTreeMap<EntryId, Option<Event>>,
     pub(super) last: EntryId,
     pub(super) added: u64,
     /// The last gap record of the capture.
@@ -61,7 +70,7 @@ impl StreamServer {
             "XRANGE" => {
                 let after = EntryId::parse(word(2).strip_prefix('(').unwrap().as_bytes()).unwrap();
                 let end = EntryId::parse(word(3).as_bytes()).unwrap();
-                let up_to = |pair: &(&EntryId, &Option<u8>)| *pair.0 <= end;
+                let up_to = |pair: &(&EntryId, &Option<Event>)| *pair.0 <= end;
                 Value::Array(self.after(after).take_while(up_to).take(count(5)).map(entry).collect())
             }
             "XREAD" => {
@@ -79,7 +88,7 @@ impl StreamServer {
         })
     }
 
-    fn after(&self, id: EntryId) -> impl Iterator<Item = (&EntryId, &Option<u8>)> {
+    fn after(&self, id: EntryId) -> impl Iterator<Item = (&EntryId, &Option<Event>)> {
         self.entries.range(id..).filter(move |(found, _)| **found > id)
     }
 }
@@ -90,6 +99,16 @@ pub(super) struct CacheServer {
     pub(super) cursor: BTreeMap<String, String>,
     /// Values, by the version of the database that they are from, and leases.
     pub(super) keys: BTreeMap<String, String>,
+}
+
+/// What a key holds that has its version beside its value.
+pub(super) fn versioned(version: u64) -> String {
+    format!("{VERSIONED}{version}")
+}
+
+/// The version beside the value that a key holds.
+pub(super) fn version_of(held: &str) -> Option<u64> {
+    held.strip_prefix(VERSIONED)?.parse().ok()
 }
 
 impl CacheServer {
@@ -139,8 +158,22 @@ impl CacheServer {
     }
 
     fn clear(&mut self, keys: &[String], arguments: &[String], clock_ms: u64) -> Value {
-        let [revision, place, prev, last, n, counted, read, marks, clearing, gaps, prev_read, prev_counted] =
-            arguments
+        let [
+            revision,
+            place,
+            prev,
+            last,
+            n,
+            counted,
+            read,
+            marks,
+            clearing,
+            gaps,
+            prev_read,
+            prev_counted,
+            versions,
+            writes @ ..,
+        ] = arguments
         else {
             panic!("{arguments:?}")
         };
@@ -155,9 +188,24 @@ impl CacheServer {
             let seen = [place, "revision"].map(|name| text(self.field(name)));
             return Value::Array([&[Value::Integer(0)], &seen[..], &[time]].concat());
         }
-        let n: usize = n.parse().unwrap();
+        let [n, versions] = [n, versions].map(|count| count.parse::<usize>().unwrap());
+        let plain = n - versions;
         let mut remove = |keys: &[String]| keys.iter().filter(|key| self.keys.remove(*key).is_some()).count();
-        let (cleared, refused) = (remove(&keys[1..=n]), remove(&keys[n + 1..]));
+        let (mut cleared, refused) = (remove(&keys[1..=plain]), remove(&keys[n + 1..]));
+        let (mut written, mut kept) = (0, 0);
+        assert_eq!(writes.len(), if first { 2 * versions } else { versions });
+        for (key, version) in keys[plain + 1..=n].iter().zip(writes) {
+            let (there, version) =
+                (self.keys.get(key).and_then(|held| version_of(held)), version.parse().unwrap());
+            if there.is_some_and(|there| there >= version) {
+                kept += 1;
+            } else if there.is_some() && first {
+                self.keys.insert(key.clone(), versioned(version));
+                written += 1;
+            } else {
+                cleared += usize::from(self.keys.remove(key).is_some());
+            }
+        }
         self.put(place, last);
         for (name, value) in [
             ("counted", if first { counted.as_str() } else { "" }),
@@ -169,15 +217,16 @@ impl CacheServer {
                 self.put(name, value);
             }
         }
-        let written: u64 = self.field("clearing_ms").parse().unwrap_or(0);
+        let shown_ms: u64 = self.field("clearing_ms").parse().unwrap_or(0);
         let mut abandoned = "".to_owned();
         if !clearing.is_empty() {
             self.put_clearing(clearing, clock_ms);
-        } else if !matches!(self.field("clearing"), "" | "none") && clock_ms - written >= 30_000 {
+        } else if !matches!(self.field("clearing"), "" | "none") && clock_ms - shown_ms >= 30_000 {
             self.field("clearing").clone_into(&mut abandoned);
         }
-        let counts = [cleared, refused].map(integer);
-        Value::Array([&[Value::Integer(1), text(last)], &counts[..], &[time, text(&abandoned)]].concat())
+        let [removed, stored] = [[cleared, refused], [written, kept]].map(|counts| counts.map(integer));
+        let decided = [time, text(&abandoned)];
+        Value::Array([&[Value::Integer(1), text(last)], &removed[..], &decided, &stored].concat())
     }
 
     fn adopt(&mut self, arguments: &[String], clock_ms: u64) -> Value {
@@ -228,8 +277,11 @@ fn hash(key: &String) -> u64 {
     hasher.finish().max(1)
 }
 
-fn entry((id, product): (&EntryId, &Option<u8>)) -> Value {
-    let fields = product.map_or_else(Vec::new, |product| vec![text("sku"), text(&product.to_string())]);
+fn entry((id, event): (&EntryId, &Option<Event>)) -> Value {
+    let product = event.map(|event| ("sku", event.product.to_string()));
+    let version = event.and_then(|event| event.version).map(|version| ("version", version.to_string()));
+    let fields = product.into_iter().chain(version);
+    let fields = fields.flat_map(|(name, value)| [text(name), text(&value)]).collect();
     Value::Array(vec![text(&id.to_string()), Value::Array(fields)])
 }
 

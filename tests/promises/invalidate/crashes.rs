@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::write_through::{SET, fill_newer};
 use super::{change, fill, setup, take_lease, wait_again, wait_applied};
 use crate::support::{Server, Version, eventually};
 
@@ -14,47 +15,70 @@ const READERS: usize = 6;
 /// A database: the version of each product.
 type Database = Arc<Vec<AtomicU64>>;
 
+/// How readers fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fills {
+    /// As they like.
+    Plain,
+    /// Every second reader under a lease.
+    Leased,
+    /// The same, with the version beside the value.
+    Versioned,
+}
+
 /// Readers and a writer, until it is stopped.
 struct Load {
     database: Database,
-    stop: Arc<AtomicBool>,
+    /// Of the readers, and of the writer, who ends first.
+    stops: [Arc<AtomicBool>; 2],
     readers: Vec<JoinHandle<()>>,
     writer: JoinHandle<String>,
 }
 
 impl Load {
-    /// Every second reader uses leases, if any does.
-    fn start(events: &Server, cache: &Server, leases: bool) -> Self {
+    fn start(events: &Server, cache: &Server, fills: Fills) -> Self {
         let database: Database = Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
-        let stop = Arc::new(AtomicBool::new(false));
+        let stops = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
         let readers = (0..READERS).map(|number| {
             let mut connection = cache.connection();
-            let (database, stop) = (database.clone(), stop.clone());
-            let holds = leases && number % 2 == 0;
+            let (database, stop) = (database.clone(), stops[0].clone());
+            let holds = fills != Fills::Plain && number % 2 == 0;
             std::thread::spawn(move || {
                 for turn in 0_usize.. {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    read(&mut connection, &database, (number * 7 + turn * 13) % KEYS, holds, turn % 5 == 0);
+                    let (sku, slow) = ((number * 7 + turn * 13) % KEYS, turn % 5 == 0);
+                    read(&mut connection, &database, sku, (fills, holds), slow);
                 }
             })
         });
         let readers = readers.collect();
-        let mut connection = events.connection();
+        let (mut connection, mut evicting) = (events.connection(), cache.connection());
         let writer = std::thread::spawn({
-            let (database, stop) = (database.clone(), stop.clone());
+            let (database, stop) = (database.clone(), stops[1].clone());
             move || {
                 let mut last = String::new();
+                let mut ends = 0;
                 for turn in 0_usize.. {
                     if stop.load(Ordering::Relaxed) {
+                        ends += 1;
+                    }
+                    if ends > KEYS {
                         break;
+                    }
+                    let sku = turn * 3 % KEYS;
+                    // What is written through makes nobody load, so the cache evicts keys. At the end that is so for each
+                    // product, and no later change heals what is stored then.
+                    if fills == Fills::Versioned && (turn % 4 == 0 || ends > 0) {
+                        let mut evict = redis::cmd("UNLINK");
+                        evict.arg(format!("product:{sku}")).exec(&mut evicting).expect("the cache answers");
+                        std::thread::park_timeout(Duration::from_millis(5));
                     }
                     // Twice in quick succession: the first removal makes everybody load.
                     for _ in 0..2 {
-                        let sku = turn * 3 % KEYS;
-                        database[sku].fetch_add(1, Ordering::SeqCst);
-                        let payload = format!("{{\"sku\":{sku}}}");
+                        let version = database[sku].fetch_add(1, Ordering::SeqCst) + 1;
+                        let payload = format!("{{\"sku\":{sku},\"value\":{version},\"version\":{version}}}");
                         let mut add = redis::cmd("XADD");
                         add.arg(&["products", "*", "payload", &payload]);
                         last = add.query(&mut connection).expect("the server takes entries");
@@ -64,13 +88,15 @@ impl Load {
                 last
             }
         });
-        Self { database, stop, readers, writer }
+        Self { database, stops, readers, writer }
     }
 
     /// Ends all of them. Returns the database and the last entry.
     fn end(self) -> (Database, String) {
-        self.stop.store(true, Ordering::Relaxed);
+        let [readers, writer] = self.stops;
+        writer.store(true, Ordering::Relaxed);
         let last = self.writer.join().expect("the writer ends");
+        readers.store(true, Ordering::Relaxed);
         for reader in self.readers {
             reader.join().expect("the reader ends");
         }
@@ -79,9 +105,18 @@ impl Load {
 }
 
 /// Reads a product as applications do: from the cache, or else from the database.
-fn read(connection: &mut redis::Connection, database: &Database, sku: usize, lease: bool, slow: bool) {
+fn read(
+    connection: &mut redis::Connection,
+    database: &Database,
+    sku: usize,
+    (fills, lease): (Fills, bool),
+    slow: bool,
+) {
     let key = format!("product:{sku}");
-    let found: Option<String> = redis::cmd("GET").arg(&key).query(connection).expect("the cache answers");
+    let versioned = fills == Fills::Versioned;
+    let get: &[&str] = if versioned { &["HGET", &key, "value"] } else { &["GET", &key] };
+    let found: Option<String> =
+        redis::cmd(get[0]).arg(&get[1..]).query(connection).expect("the cache answers");
     if found.is_some() {
         std::thread::park_timeout(Duration::from_millis(1));
         return;
@@ -89,31 +124,41 @@ fn read(connection: &mut redis::Connection, database: &Database, sku: usize, lea
     let token = if lease { take_lease(connection, &key) } else { None };
     let value = database[sku].load(Ordering::SeqCst).to_string();
     std::thread::park_timeout(Duration::from_millis(if slow { 40 } else { 1 }));
-    if !lease {
-        redis::cmd("SET").arg(&[&key, &value]).exec(connection).expect("the cache answers");
-    } else if let Some(token) = token {
-        fill(connection, &key, &token, &value);
+    match token {
+        Some(token) if versioned => _ = fill_newer(connection, &key, &token, &value),
+        Some(token) => _ = fill(connection, &key, &token, &value),
+        None if lease => {}
+        None => {
+            let set: &[&str] = if versioned {
+                &["HSET", &key, "value", &value, "version", &value]
+            } else {
+                &["SET", &key, &value]
+            };
+            redis::cmd(set[0]).arg(&set[1..]).exec(connection).expect("the cache answers");
+        }
     }
 }
 
 /// The products whose cached value is older than the database.
-fn stale(cache: &Server, database: &Database) -> Vec<usize> {
+fn stale(cache: &Server, database: &Database, fills: Fills) -> Vec<usize> {
     let is_stale = |sku: &usize| {
-        let cached: Option<u64> = cache.ask(&["GET", &format!("product:{sku}")]);
+        let key = format!("product:{sku}");
+        let get: &[&str] = if fills == Fills::Versioned { &["HGET", &key, "value"] } else { &["GET", &key] };
+        let cached: Option<u64> = cache.ask(get);
         cached.is_some_and(|cached| cached != database[*sku].load(Ordering::SeqCst))
     };
     (0..KEYS).filter(is_stale).collect()
 }
 
-#[test]
-fn killed_under_load_nothing_stays() {
+/// Kills the daemon ten times under load. Returns the cache, once everything is applied, and what is stale in it.
+fn killed_under_load(lines: &str, fills: Fills, moves: &str) -> (Server, Vec<usize>) {
     let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Valkey91));
-    let mut daemon = setup(&events, &cache, "").start_ready();
-    let load = Load::start(&events, &cache, true);
-    let cleared = || cache.ask::<Option<u64>>(&["HGET", super::CURSOR, "cleared"]).unwrap_or(0);
+    let mut daemon = setup(&events, &cache, lines).start_ready();
+    let load = Load::start(&events, &cache, fills);
+    let moved = || cache.ask::<Option<u64>>(&["HGET", super::CURSOR, moves]).unwrap_or(0);
     for _ in 0..10 {
-        let before = cleared();
-        eventually("it clears under load", super::PATIENCE, || match cleared() {
+        let before = moved();
+        eventually("it works under load", super::PATIENCE, || match moved() {
             now if now > before + 50 => Ok(()),
             now => Err(format!("{now}")),
         });
@@ -123,7 +168,20 @@ fn killed_under_load_nothing_stays() {
     let (database, last) = load.end();
     wait_applied(&cache, &last);
     wait_again(&cache, &last);
-    assert_eq!(stale(&cache, &database), [0; 0]);
+    let stale = stale(&cache, &database, fills);
+    (cache, stale)
+}
+
+#[test]
+fn killed_under_load_nothing_stays() {
+    assert_eq!(killed_under_load("", Fills::Leased, "cleared").1, [0; 0]);
+}
+
+#[test]
+fn killed_under_load_nothing_stays_of_what_is_written_through() {
+    let (cache, stale) = killed_under_load(SET, Fills::Versioned, "written");
+    assert_eq!(stale, [0; 0]);
+    assert!(!super::cached(&cache).is_empty(), "right values are left where they are");
 }
 
 /// The same load without a kill, without a lease and with one pass: without this, the promise above would say nothing.
@@ -134,11 +192,11 @@ fn without_both_guards_something_stays() {
     let _daemon = unguarded.expects(&[&["configuration_warning"]]).start_ready();
     let left = Mutex::new(Vec::new());
     eventually("a stale value stays", super::PATIENCE, || {
-        let load = Load::start(&events, &cache, false);
+        let load = Load::start(&events, &cache, Fills::Plain);
         std::thread::park_timeout(Duration::from_millis(500));
         let (database, last) = load.end();
         wait_applied(&cache, &last);
-        let found = stale(&cache, &database);
+        let found = stale(&cache, &database, Fills::Plain);
         cache.ask::<()>(&["FLUSHALL"]);
         *left.lock().expect("no panic") = found.clone();
         if found.is_empty() { Err("none".to_owned()) } else { Ok(()) }

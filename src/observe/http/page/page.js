@@ -29,7 +29,7 @@ function ago(unixMs, now) {
 const isCapture = (route) => route.kind === "capture";
 const done = (route) => {
   if (isCapture(route)) return route.counts.stored;
-  return route.invalidate ? route.invalidate.cleared : route.broadcast.published;
+  return route.invalidate ? route.invalidate.cleared + route.invalidate.written : route.broadcast.published;
 };
 const deadLetters = (route) => (isCapture(route) ? route.counts : route.invalidate ?? route.broadcast).rejected;
 const key = (route) => `${route.kind} ${route.route}`;
@@ -61,6 +61,8 @@ function cache(route, caches) {
   const parts = [];
   if (route.invalidate.behind_ms !== null) parts.push(`behind ${count(route.invalidate.behind_ms)} ms`);
   parts.push(`refused ${count(route.invalidate.fills_refused)}`);
+  const { written, kept } = route.invalidate;
+  if (written + kept > 0) parts.push(`written ${count(written)}, kept ${count(kept)}`);
   const found = caches[route.destination.server];
   if (found && found.error !== null) parts.push(`cache unknown: ${found.error}`);
   else if (found && found.read_unix_ms !== null) {
