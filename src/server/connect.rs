@@ -49,7 +49,7 @@ pub(super) async fn connect_to(
 /// Connects to a sentinel within a time limit. Cancel safe.
 ///
 /// # Errors
-/// As [`connect_at`]; and if the server is none.
+/// As [`connect_to`]; and if the server is none.
 pub(super) async fn connect_to_sentinel(
     sentinels: &Endpoint,
     address: &Address,
