@@ -25,11 +25,11 @@ const NOTHING_ELSE: [&str; 8] = ["", "", "", "", "", "", "", "0"];
 pub(crate) fn start(events: &Server, cache: &Server) -> IdealStream {
     let hash: String = cache.ask(&["SCRIPT", "LOAD", SCRIPT]);
     cache.ask::<()>(&["HSET", CURSOR, "revision", "r", "pos", "0-0"]);
-    // `*6 :1 $… last :cleared :refused $… time $0`
+    // `*8 :1 $… last :cleared :refused $… time $0 :written :kept`
     let take_answer = |replies: &mut _, first: &str| {
-        assert_eq!(first, "*6", "the script refuses a batch of the ideal client");
+        assert_eq!(first, "*8", "the script refuses a batch of the ideal client");
         assert_eq!(line(replies), ":1", "the script refuses a batch of the ideal client");
-        (0..8).for_each(|_| drop(line(replies)));
+        (0..10).for_each(|_| drop(line(replies)));
     };
     IdealStream::start((events, cache), IN_FLIGHT, move |sender| remove(sender, &hash), take_answer)
 }
