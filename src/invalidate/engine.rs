@@ -10,6 +10,7 @@
 
 mod cache;
 mod source;
+mod taken;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -43,21 +43,21 @@ pub(super) enum CacheCall {
 /// How the cursor is to be put.
 #[derive(Debug, Clone)]
 pub(super) struct Adoption {
-    seen: (Vec<u8>, Vec<u8>),
-    places: Places,
-    began: u64,
+    pub(super) seen: (Vec<u8>, Vec<u8>),
+    pub(super) places: Places,
+    pub(super) began: u64,
     /// The last gap record that is known to have been acted upon.
-    gaps: Option<EntryId>,
+    pub(super) gaps: Option<EntryId>,
     /// The clear that the cursor has.
-    clearing: Option<Clearing>,
+    pub(super) clearing: Option<Clearing>,
     /// The stream, as it was then.
-    stream: Option<StreamCounters>,
+    pub(super) stream: Option<StreamCounters>,
     /// The counts that the cursor has.
-    counts: Option<Counts>,
+    pub(super) counts: Option<Counts>,
     /// Why entries are applied once more; `None` where only the second pass begins.
-    trigger: Option<ReplayTrigger>,
+    pub(super) trigger: Option<ReplayTrigger>,
     /// What may have been missed.
-    missed: Option<(InvalidateLoss, String)>,
+    pub(super) missed: Option<(InvalidateLoss, String)>,
 }
 
 /// What a look at the cursor leads to.
@@ -71,9 +71,9 @@ enum Decision {
 /// The cache's time at a look, to tell how long ago a mark was made.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CacheClock {
-    time: u64,
+    pub(super) time: u64,
     at: Instant,
-    after: Duration,
+    pub(super) after: Duration,
 }
 
 impl CacheClock {
@@ -488,115 +488,5 @@ impl Engine {
             });
         }
         Decision::Ready(cursor)
-    }
-
-    /// The cursor is ours.
-    fn on_ready(&mut self, cursor: &Cursor, facts: Option<Option<StreamCounters>>, now: Instant) {
-        let again = cursor.again.filter(|_| self.settings.again_after.is_some());
-        let found = Places { pos: cursor.pos, again };
-        if self.places.is_some_and(|believed| found.pos.id < believed.pos.id) {
-            let suppressed = self.admit(ReplayTrigger::WentBack.as_str(), now);
-            let (trigger, from) = (ReplayTrigger::WentBack, found.pos.id);
-            self.effects.push(Effect::Replay { trigger, from, suppressed });
-            self.held.on_went_back(found.pos, again.unwrap_or_default());
-        }
-        self.marks.0 = cursor.marks.clone();
-        self.began = cursor.began;
-        if cursor.gaps < self.gaps_written.1 {
-            // The cache went back, and what was removed for the gaps since then is there again.
-            self.gaps.0 = cursor.gaps;
-        }
-        self.gaps_written.1 = cursor.gaps;
-        // Another instance may have seen more, and a call that had ours may have been refused.
-        self.gaps = (self.gaps.0.max(cursor.gaps), self.gaps.0 > cursor.gaps);
-        self.missed = self.missed.max(cursor.pos.missed().unwrap_or(0));
-        self.take_over(Some(cursor.clearing), now);
-        self.effects.push(Effect::Counts(cursor.counts));
-        if let Some(session) = &mut self.session {
-            session.fresh = true;
-        }
-        if let Some(facts) = facts {
-            self.seen = facts;
-        }
-        self.work(found, now);
-    }
-
-    /// A session begins, and the cursor has a clear: it is gone on with.
-    fn take_over(&mut self, clearing: Option<Clearing>, now: Instant) {
-        let begins = self.session.as_ref().is_some_and(|session| !session.live);
-        if let (Some(sweep), Some(clearing), true) = (&mut self.sweep, clearing, begins) {
-            sweep.on_cursor(clearing, now);
-        }
-    }
-
-    fn on_adopted(&mut self, adoption: Adoption, now: Instant) {
-        let Adoption { places, began, gaps, clearing, stream, trigger, .. } = adoption;
-        if let Some(counts) = adoption.counts {
-            self.effects.push(Effect::Counts(counts));
-        }
-        self.take_over(clearing, now);
-        self.marks.0 = Marks::default();
-        self.began = began;
-        (self.gaps, self.gaps_written.1) = ((gaps, false), gaps);
-        if let Some(trigger) = trigger {
-            let suppressed = self.admit(trigger.as_str(), now);
-            self.effects.push(Effect::Replay { trigger, from: places.pos.id, suppressed });
-            if trigger == ReplayTrigger::StreamAnew {
-                self.held.on_stream_anew();
-            } else {
-                self.held.on_went_back(places.pos, places.again.unwrap_or_default());
-            }
-            // What was seen before may be another stream.
-            self.seen = stream;
-            self.missed = places.pos.missed().unwrap_or(0);
-        }
-        self.work(places, now);
-    }
-
-    /// Takes in what an adoption gives up. Afterwards the cursor says nothing of it any more, and a process may end
-    /// before it has the answer. Of two instances both clear: either may end.
-    fn report_before(&mut self, adoption: &Adoption, now: Instant) {
-        if let Some((loss, detail)) = &adoption.missed
-            && !std::mem::replace(&mut self.reported, true)
-        {
-            self.miss(*loss, detail.clone(), now);
-        }
-    }
-
-    /// Continues at these places of the cursor.
-    fn work(&mut self, places: Places, now: Instant) {
-        self.places = Some(places);
-        self.standing = Standing::Ours;
-        self.reported = false;
-        self.backoff.reset();
-        if let Some(again) = places.again {
-            self.held.on_place(again);
-            let lost = again.lacks(places.pos).filter(|lost| again.id == places.pos.id && *lost > 0);
-            if let Some(lost) = lost
-                && !self.held.has_lost_at(again)
-            {
-                // Another process has found nothing more to clear once more, and had not said so yet.
-                self.held.lose(places.pos, lost, now + self.held.after());
-            }
-            self.marks.0.forget(again.id);
-            if again.id < places.pos.id
-                && self.marks.0.time_of(places.pos.id).is_none()
-                && let Some(clock) = self.again_clock
-            {
-                self.marks.0.add(places.pos.id, clock.time, clock.after);
-                self.marks.1 = true;
-            }
-        }
-        let lacks_mark = self.marks.1;
-        let Some(session) = &mut self.session else { return };
-        session.ready = true;
-        session.marks_at_once = lacks_mark;
-        session.read_from(places.pos);
-        self.effects.push(Effect::Place(places.pos.id, places.again.map(|again| again.id)));
-        let begins = !std::mem::replace(&mut session.live, true);
-        if begins {
-            let suppressed = self.admit(LogCode::InvalidateLive.as_str(), now);
-            self.effects.push(Effect::Live(places.pos.id, suppressed));
-        }
     }
 }
