@@ -1,5 +1,6 @@
 //! Why a session of a broadcast ends, and the consequence.
 
+use super::publish::count::CursorCount;
 use crate::server::{Class, Error, UNKNOWN_COMMAND, hinted};
 use crate::status::RouteEndpoint;
 use crate::stream::EntryId;
@@ -104,7 +105,7 @@ pub(super) struct Replaced {
     /// The cursor at that time.
     pub(super) cursor: EntryId,
     /// Number of entries up to it.
-    pub(super) counted: u64,
+    pub(super) counted: CursorCount,
     /// Entries of the new stream after this one and up to the cursor are published already.
     pub(super) after: EntryId,
 }

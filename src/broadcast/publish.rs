@@ -7,6 +7,7 @@
 //! ```
 
 pub(crate) mod call;
+pub(crate) mod count;
 pub(crate) mod egress;
 pub(crate) mod open;
 pub(crate) mod publisher;

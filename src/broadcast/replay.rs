@@ -25,6 +25,7 @@ use super::connections::PublishConnections;
 use super::failure::{Half, SessionFailure};
 use super::message::render::Renderer;
 use super::publish::call::{BroadcastKeys, PUBLISH};
+use super::publish::count::CursorCount;
 use super::publish::publisher::{Called, Publisher};
 use crate::config::{Endpoint, MessageFormat};
 use crate::rt;
@@ -237,7 +238,7 @@ impl Replay {
             holes: None,
         };
         let position = begun.progress.position;
-        let mut publisher = Publisher::new(hash, keys, (position, None), deadline);
+        let mut publisher = Publisher::new(hash, keys, (position, CursorCount::default()), deadline);
         if other.is_some() {
             publisher = publisher.with_other(destination.response_timeout);
         }

@@ -11,8 +11,8 @@
 //! A stream that is deleted takes its count with it. Then the last look gives the number of entries added, and how many
 //! of them were read since. The others are lost; entries added after that look may be lost too. A look outlives its
 //! session, and each session begins with one: every attempt to reach the other server looks at the stream first. The
-//! count of the next stream says nothing of this one, so the record names the deleted stream by its last id: another
-//! instance that saw it too does not record it again.
+//! cursor numbers the streams and keeps the count of the one before ([`CursorCount`]). So another instance that saw the
+//! deleted stream does not record its entries again, also if the cursor counts in the next stream by then.
 //!
 //! Failure: if the count is unknown (an entry was rejected, or the cursor is of an older version), it is set again at
 //! the next such place. A loss before that is not noticed.
@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::broadcast::publish::call::{self, BroadcastKeys};
+use crate::broadcast::publish::count::{CursorCount, StreamCount};
 use crate::broadcast::publish::publisher::Publisher;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Script, script};
@@ -78,21 +79,17 @@ impl UnreadLoss {
     }
 
     /// Appends the call that records the loss, if the cursor is at this place with this count. `raised` is the count with
-    /// the lost entries, `known` the deleted stream that is known to be recorded.
+    /// the lost entries.
     fn write(
         &self,
         out: &mut Vec<u8>,
         keys: &BroadcastKeys,
-        (place, counted): (EntryId, Option<u64>),
-        raised: u64,
-        known: Option<EntryId>,
+        (place, counted): (EntryId, CursorCount),
+        raised: CursorCount,
     ) {
-        let counted = counted.map(|counted| counted.to_string()).unwrap_or_default();
-        let (place, raised) = (place.to_string(), raised.to_string());
+        let (place, counted, raised) = (place.to_string(), counted.to_string(), raised.to_string());
         let (after, detail) = (self.after.to_string(), self.detail());
-        let up_to = if self.deleted { self.up_to.to_string() } else { String::new() };
-        let known = known.map(|known| known.to_string()).unwrap_or_default();
-        let command: [&[u8]; 13] = [
+        let command: [&[u8]; 11] = [
             b"EVAL",
             UNREAD_LOSS.source.as_bytes(),
             b"3",
@@ -104,20 +101,9 @@ impl UnreadLoss {
             raised.as_bytes(),
             after.as_bytes(),
             detail.as_bytes(),
-            up_to.as_bytes(),
-            known.as_bytes(),
         ];
         resp::command(out, &command);
     }
-}
-
-/// A deleted stream whose loss is recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct RecordedStream {
-    /// The last id that it gave, as far as was seen.
-    up_to: EntryId,
-    /// Number of its entries.
-    added: u64,
 }
 
 /// The last look at the stream, and what was read since of the entries that it saw.
@@ -125,7 +111,9 @@ struct RecordedStream {
 struct LastLook {
     /// The stream's counters.
     stream: StreamCounters,
-    /// The cursor at the look and its number, as the server named them.
+    /// The stream's number.
+    stream_number: u64,
+    /// The cursor at the look, as the server named it, and the stream's entries up to it.
     begin: (EntryId, Option<u64>),
     /// The last entry that was read of those that were there then.
     read: EntryId,
@@ -136,13 +124,16 @@ struct LastLook {
 }
 
 impl LastLook {
-    /// The same look with as many entries read as the cursor's number says, and no others. `None` if the cursor or its
-    /// number lies before the look's begin: then it may be a place in another stream.
-    fn moved(self, cursor: EntryId, counted: u64) -> Option<Self> {
+    /// The same look with as many entries read as the cursor's count says, and no others. `None` if the cursor or its
+    /// count lies before the look's begin, or is of another stream: then it says nothing of this one.
+    fn moved(self, cursor: EntryId, count: CursorCount) -> Option<Self> {
         let (begin, number) = self.begin;
+        let counted = count.of_stream(self.stream_number)?;
         let same = cursor >= begin && counted >= number?;
-        let (read, counted) = (cursor.min(self.stream.last), counted.min(self.stream.added));
-        same.then_some(Self { read, counted: Some(counted), ..self })
+        // A cursor in the next stream says nothing of the place in this one.
+        let here = count.at.stream == self.stream_number;
+        let read = if here { cursor.min(self.stream.last) } else { self.read };
+        same.then_some(Self { read, counted: Some(counted.min(self.stream.added)), ..self })
     }
 
     /// Number of entries that were seen and are not read yet, as far as known.
@@ -163,13 +154,8 @@ impl LastLook {
         !went_back && (other || facts.replaces(&self.stream))
     }
 
-    /// Returns whether it saw this stream, and not a later one.
-    fn is_of(&self, recorded: RecordedStream) -> bool {
-        recorded.up_to >= self.begin.0 && self.stream.first.is_some_and(|first| first <= recorded.up_to)
-    }
-
-    /// The loss if the stream no longer exists, for a cursor that is here, or will be, with this number.
-    fn lost(self, place: EntryId, counted: u64) -> Option<PendingLoss> {
+    /// The loss if the stream no longer exists, for a cursor that is here, or will be, with this count.
+    fn lost(self, place: EntryId, counted: StreamCount) -> Option<PendingLoss> {
         let (count, after, up_to) = (self.unread(), self.read, self.stream.last);
         let loss = UnreadLoss { count, after, up_to, deleted: true };
         (count > 0).then_some(PendingLoss { loss, place, counted, look: Some(self) })
@@ -182,8 +168,8 @@ struct PendingLoss {
     loss: UnreadLoss,
     /// Where the cursor is, or will be after the calls under way.
     place: EntryId,
-    /// The number that it has there. The record of the loss adds to it.
-    counted: u64,
+    /// The count that it has there.
+    counted: StreamCount,
     /// The last look at the stream, if that was deleted.
     look: Option<LastLook>,
 }
@@ -192,20 +178,16 @@ impl PendingLoss {
     /// The loss if the cursor is here. Of a deleted stream, entries are lost that were read and not published, and those
     /// are not that another instance has published or recorded. In a trimmed stream the next comparison finds the loss
     /// again.
-    fn moved(self, cursor: EntryId, counted: u64) -> Option<Self> {
-        if (cursor, counted) == (self.place, self.counted) {
+    fn moved(self, cursor: EntryId, counted: CursorCount) -> Option<Self> {
+        if (cursor, counted.at) == (self.place, self.counted) {
             return Some(self);
         }
-        self.look?.moved(cursor, counted)?.lost(cursor, counted)
+        self.look?.moved(cursor, counted)?.lost(cursor, counted.at)
     }
 
-    /// The loss without what another instance has recorded of the same stream.
-    fn without(mut self, recorded: RecordedStream) -> Option<Self> {
-        if let Some(look) = self.look.filter(|look| look.is_of(recorded)) {
-            let rest = look.stream.added.saturating_sub(recorded.added);
-            self.loss.count = self.loss.count.min(rest);
-        }
-        (self.loss.count > 0).then_some(self)
+    /// The number of the stream that lost the entries.
+    fn stream_number(&self) -> u64 {
+        self.look.map_or(self.counted.stream, |look| look.stream_number)
     }
 }
 
@@ -219,16 +201,14 @@ pub(crate) struct UnreadWatch {
     /// The stream was replaced, and the new one has entries at or before this place.
     replaced: Option<EntryId>,
     missed: Option<PendingLoss>,
-    /// The loss in the call under way.
-    recording: Option<UnreadLoss>,
-    /// The deleted stream that was recorded last, as far as the server has named it.
-    elsewhere: Option<RecordedStream>,
+    /// The loss in the call under way, and the cursor's count with it.
+    recording: Option<(UnreadLoss, CursorCount)>,
 }
 
 impl UnreadWatch {
     pub(crate) fn new(now: Instant) -> Self {
         let (read, seen, replaced, missed) = (EntryId::default(), None, None, None);
-        Self { last: now, read, seen, replaced, missed, recording: None, elsewhere: None }
+        Self { last: now, read, seen, replaced, missed, recording: None }
     }
 
     /// Returns whether the last look saw entries that are not read yet.
@@ -250,9 +230,9 @@ impl UnreadWatch {
         }
     }
 
-    /// A session ended, and another may begin at the cursor, which has this number. Entries that were read and not
+    /// A session ended, and another may begin at the cursor, which has this count. Entries that were read and not
     /// published are read again.
-    pub(crate) fn on_session(&mut self, cursor: (EntryId, Option<u64>), now: Instant) {
+    pub(crate) fn on_session(&mut self, cursor: (EntryId, CursorCount), now: Instant) {
         (self.last, self.read, self.replaced, self.recording) = (now, cursor.0, None, None);
         self.on_moved(cursor);
         if let Some(seen) = &mut self.seen {
@@ -260,11 +240,11 @@ impl UnreadWatch {
         }
     }
 
-    /// Reading continues at the cursor, which has this number. Another instance may have moved it, or recorded a loss.
-    pub(crate) fn on_moved(&mut self, (cursor, counted): (EntryId, Option<u64>)) {
+    /// Reading continues at the cursor, which has this count. Another instance may have moved it, or recorded a loss.
+    pub(crate) fn on_moved(&mut self, (cursor, counted): (EntryId, CursorCount)) {
         self.replaced = self.replaced.filter(|replaced| cursor >= *replaced);
-        self.seen = self.seen.and_then(|seen| seen.moved(cursor, counted?));
-        self.missed = self.missed.and_then(|missed| missed.moved(cursor, counted?));
+        self.seen = self.seen.and_then(|seen| seen.moved(cursor, counted));
+        self.missed = self.missed.and_then(|missed| missed.moved(cursor, counted));
     }
 
     /// This number of the entries that the last look saw is recorded as lost.
@@ -274,11 +254,11 @@ impl UnreadWatch {
         }
     }
 
-    /// A look between two sessions, at a cursor with this number; without counters there is no stream.
+    /// A look between two sessions, at a cursor with this count; without counters there is no stream.
     pub(crate) fn look_between(
         &mut self,
         facts: Option<&StreamCounters>,
-        (cursor, counted): (EntryId, Option<u64>),
+        (cursor, counted): (EntryId, CursorCount),
     ) {
         if let Some(missed) = self.missed {
             let restored = |look: &LastLook| facts.is_some_and(|facts| look.is_restored(facts));
@@ -287,16 +267,17 @@ impl UnreadWatch {
             }
             self.missed = None;
         }
-        let compared = facts.map(|facts| (facts, facts.compare(cursor, counted)));
+        let compared = facts.map(|facts| (facts, facts.compare(cursor, counted.at.added)));
         let gone = compared
             .is_none_or(|(facts, compared)| self.seen.is_some_and(|seen| seen.is_replaced(facts, compared)));
         if gone {
-            self.miss_deleted(cursor, counted);
+            self.miss_deleted(cursor, counted.at);
         }
         let Some((facts, compared)) = compared.filter(|_| self.missed.is_none()) else { return };
-        let number = compared.number(counted);
+        let number = compared.number(counted.at.added);
         self.seen = Some(LastLook {
             stream: *facts,
+            stream_number: counted.at.stream + u64::from(compared.is_anew()),
             begin: (cursor, number),
             read: cursor,
             counted: number,
@@ -327,7 +308,7 @@ impl UnreadWatch {
             self.replaced = Some(read_before);
         }
         if self.seen.is_some_and(|seen| seen.is_replaced(facts, compared))
-            && self.miss_deleted(publisher.end(), publisher.counted())
+            && self.miss_deleted(publisher.end(), publisher.count_at_end())
         {
             return None;
         }
@@ -338,27 +319,28 @@ impl UnreadWatch {
             return Some(StreamReset::Replaced(after));
         }
         let number = compared.number(counted);
-        let begin = publisher.cursor().map_or((read, number), |cursor| (cursor, publisher.counted_there()));
-        self.seen = Some(LastLook { stream: *facts, begin, read, counted: number, between: false });
+        if let Compared::Counted(added) | Compared::Anew(added) = compared {
+            publisher.set_counted(added.checked_sub(held));
+        }
+        // The cursor counts in the stream before, if this one is met for the first time.
+        let there = publisher.counted_there().at;
+        let there = if there.stream == publisher.stream() { there.added } else { Some(0) };
+        let begin = publisher.cursor().map_or((read, number), |cursor| (cursor, there));
+        let stream_number = publisher.stream();
+        self.seen =
+            Some(LastLook { stream: *facts, stream_number, begin, read, counted: number, between: false });
         match compared {
-            Compared::Unknown | Compared::Complete => None,
-            Compared::Counted(added) => {
-                publisher.set_counted(added.checked_sub(held));
-                None
-            }
+            Compared::Unknown | Compared::Complete | Compared::Counted(_) => None,
             Compared::Missed(count) => {
                 let before_first = facts.first.filter(|first| *first > read).map(EntryId::before);
                 let up_to = before_first.unwrap_or(facts.last);
                 let loss = UnreadLoss { count, after: read, up_to, deleted: false };
                 let place = publisher.end();
-                self.missed =
-                    counted.map(|counted| PendingLoss { loss, place, counted: counted - held, look: None });
+                let counted = publisher.count_at_end();
+                self.missed = Some(PendingLoss { loss, place, counted, look: None });
                 None
             }
-            Compared::Anew(added) => {
-                publisher.set_counted(added.checked_sub(held));
-                Some(StreamReset::Above)
-            }
+            Compared::Anew(_) => Some(StreamReset::Above),
             Compared::Below => Some(StreamReset::Below),
         }
     }
@@ -367,14 +349,14 @@ impl UnreadWatch {
     pub(crate) fn on_gone(&mut self, read: EntryId, publisher: &Publisher, now: Instant) {
         if self.missed.is_none() && publisher.takes() {
             (self.last, self.read) = (now, read);
-            self.miss_deleted(publisher.end(), publisher.counted());
+            self.miss_deleted(publisher.end(), publisher.count_at_end());
         }
     }
 
-    /// The stream seen last no longer exists. Notes its unread entries, for a cursor here with this number; returns
+    /// The stream seen last no longer exists. Notes its unread entries, for a cursor here with this count; returns
     /// whether there are any.
-    fn miss_deleted(&mut self, place: EntryId, counted: Option<u64>) -> bool {
-        self.missed = self.seen.take().and_then(|seen| seen.lost(place, counted?));
+    fn miss_deleted(&mut self, place: EntryId, counted: StreamCount) -> bool {
+        self.missed = self.seen.take().and_then(|seen| seen.lost(place, counted));
         self.missed.is_some()
     }
 
@@ -388,16 +370,14 @@ impl UnreadWatch {
         if !publisher.is_idle() {
             return false;
         }
-        let place = publisher.end();
-        self.missed = self.missed.and_then(|missed| missed.moved(place, publisher.counted()?));
-        if let Some(recorded) = self.elsewhere {
-            self.missed = self.missed.and_then(|missed| missed.without(recorded));
-        }
+        let (place, counted) = (publisher.end(), publisher.cursor_count());
+        self.missed = self.missed.and_then(|missed| missed.moved(place, counted));
+        // Only a count that rises tells another instance that the loss is recorded.
+        self.missed = self.missed.filter(|missed| counted.of_stream(missed.stream_number()).is_some());
         let Some(missed) = self.missed else { return false };
-        let raised = missed.counted + missed.loss.count;
-        let known = self.elsewhere.map(|recorded| recorded.up_to);
-        missed.loss.write(out, publisher.keys(), (place, publisher.counted_there()), raised, known);
-        self.recording = Some(missed.loss);
+        let raised = counted.with_lost(missed.stream_number(), missed.loss.count);
+        missed.loss.write(out, publisher.keys(), (place, publisher.counted_there()), raised);
+        self.recording = Some((missed.loss, raised));
         true
     }
 
@@ -416,21 +396,16 @@ impl UnreadWatch {
         let recording = self.recording.take();
         match reply.elements() {
             Some([Value::Integer(1)]) => {
-                if let Some(missed) = self.missed.take() {
-                    if missed.loss.deleted {
-                        let added = missed.counted + missed.loss.count;
-                        self.elsewhere = Some(RecordedStream { up_to: missed.loss.up_to, added });
-                    }
-                    publisher.on_unread_loss(missed.loss.count);
-                    self.on_recorded(missed.loss.count);
+                self.missed = None;
+                if let Some((loss, raised)) = recording {
+                    publisher.on_unread_loss(raised);
+                    self.on_recorded(loss.count);
                 }
-                Ok(recording)
+                Ok(recording.map(|(loss, _)| loss))
             }
-            Some([Value::Integer(0), cursor, counted, up_to, added]) => {
+            Some([Value::Integer(0), cursor, counted]) => {
                 let cursor = call::written_cursor(cursor)?.ok_or_else(|| UNREAD_LOSS.invalid_reply())?;
-                let recorded = call::written_cursor(up_to)?.flatten().zip(call::written_count(added));
-                self.elsewhere = recorded.map(|(up_to, added)| RecordedStream { up_to, added });
-                publisher.on_elsewhere(cursor, call::written_count(counted));
+                publisher.on_elsewhere(cursor, CursorCount::read(counted));
                 Ok(None)
             }
             _ => Err(UNREAD_LOSS.invalid_reply()),
@@ -446,36 +421,44 @@ mod tests {
         EntryId { milliseconds, sequence: 0 }
     }
 
+    fn count(added: u64, stream: u64, before: Option<u64>) -> CursorCount {
+        CursorCount { at: StreamCount { added: Some(added), stream }, before }
+    }
+
     fn trimmed(place: u64, counted: u64) -> PendingLoss {
         let loss = UnreadLoss { count: 3, after: id(place), up_to: id(9), deleted: false };
-        PendingLoss { loss, place: id(place), counted, look: None }
+        PendingLoss { loss, place: id(place), counted: count(counted, 0, None).at, look: None }
     }
 
     /// A deleted stream that had entries 1 to `added`, of which one was read.
     fn deleted(added: u64) -> PendingLoss {
         let stream = StreamCounters { added, length: added, last: id(added), first: Some(id(1)) };
         let begin = (id(1), Some(1));
-        let look = LastLook { stream, begin, read: id(1), counted: Some(1), between: false };
-        look.lost(id(1), 1).unwrap()
+        let look =
+            LastLook { stream, stream_number: 0, begin, read: id(1), counted: Some(1), between: false };
+        look.lost(id(1), count(1, 0, None).at).unwrap()
     }
 
     #[test]
     fn a_loss_is_forgotten_once_the_cursor_has_the_same_number_at_another_place() {
-        assert!(trimmed(5, 14).moved(id(5), 14).is_some());
-        assert!(trimmed(5, 14).moved(id(4), 14).is_none(), "another instance came less far, by more entries");
-        assert!(trimmed(5, 14).moved(id(5), 17).is_none(), "another instance recorded it");
+        assert!(trimmed(5, 14).moved(id(5), count(14, 0, None)).is_some());
+        let less = trimmed(5, 14).moved(id(4), count(14, 0, None));
+        assert!(less.is_none(), "another instance came less far, by more entries");
+        assert!(trimmed(5, 14).moved(id(5), count(17, 0, None)).is_none(), "another instance recorded it");
     }
 
     #[test]
     fn a_deleted_stream_is_recorded_once_whatever_the_next_one_counts() {
-        let recorded = |up_to, added| RecordedStream { up_to: id(up_to), added };
-        assert_eq!(deleted(17).loss.count, 16);
-        // The cursor is in the next stream, at its fourth entry.
-        let moved = deleted(17).moved(id(40), 4).unwrap();
-        assert_eq!(moved.without(recorded(17, 17)).map(|lost| lost.loss.count), None);
-        assert_eq!(moved.without(recorded(20, 20)).map(|lost| lost.loss.count), None);
-        assert_eq!(moved.without(recorded(12, 12)).map(|lost| lost.loss.count), Some(5), "it saw less");
-        let earlier = moved.without(recorded(0, 50)).map(|lost| lost.loss.count);
-        assert_eq!(earlier, Some(moved.loss.count), "that was a stream before this one");
+        let lost = |place, count| deleted(20).moved(id(place), count).map(|lost| lost.loss);
+        assert_eq!(deleted(20).loss.count, 19);
+        // Another instance published up to the third last entry, and then eight of the next stream.
+        let found = lost(40, count(8, 1, Some(17))).unwrap();
+        assert_eq!((found.count, found.after, found.up_to), (3, id(1), id(20)));
+        assert_eq!(lost(40, count(300, 1, Some(17))).map(|loss| loss.count), Some(3));
+        // The same, and it recorded what it had seen.
+        assert_eq!(lost(40, count(8, 1, Some(20))), None);
+        assert_eq!(lost(40, count(8, 1, Some(18))).map(|loss| loss.count), Some(2), "it saw less");
+        assert_eq!(lost(40, count(8, 2, Some(4))), None, "that is the count of a stream after this one");
+        assert_eq!(count(8, 1, Some(17)).with_lost(0, 3), count(8, 1, Some(20)));
     }
 }

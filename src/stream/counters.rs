@@ -51,6 +51,11 @@ pub(crate) fn is_gone(error: &Error) -> bool {
 }
 
 impl Compared {
+    /// Returns whether the number is not the one that was counted, but determined anew.
+    pub(crate) fn is_anew(self) -> bool {
+        matches!(self, Self::Anew(_) | Self::Counted(_))
+    }
+
     /// The number of the last entry read, according to this comparison.
     pub(crate) fn number(self, counted: Option<u64>) -> Option<u64> {
         match self {

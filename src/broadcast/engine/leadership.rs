@@ -27,6 +27,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::broadcast::publish::call::Tally;
+use crate::broadcast::publish::count::CursorCount;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash, Script, script};
 use crate::stream::EntryId;
@@ -71,7 +72,7 @@ pub(crate) struct LeaseReply {
     left: Duration,
     /// The cursor, if there is one, and its count, if known.
     pub(crate) cursor: Option<EntryId>,
-    pub(crate) counted: Option<u64>,
+    pub(crate) counted: CursorCount,
     /// Totals since the cursor was made, over all instances.
     pub(crate) tally: Tally,
 }
@@ -100,7 +101,7 @@ impl LeaseReply {
                 b"" => None,
                 id => Some(EntryId::parse(id)?),
             },
-            counted: counted.text()?.parse().ok(),
+            counted: CursorCount::read(counted),
             tally: Tally {
                 published: published.count()?,
                 unheard: unheard.count()?,
@@ -234,7 +235,13 @@ mod tests {
 
     fn reply(holder: &str, left: u64) -> LeaseReply {
         let left = Duration::from_millis(left);
-        LeaseReply { holder: holder.into(), left, cursor: None, counted: None, tally: Tally::default() }
+        LeaseReply {
+            holder: holder.into(),
+            left,
+            cursor: None,
+            counted: CursorCount::default(),
+            tally: Tally::default(),
+        }
     }
 
     fn ask(leadership: &mut Leadership, now: Instant) -> String {

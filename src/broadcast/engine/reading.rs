@@ -167,9 +167,10 @@ impl Work {
             if matches!(value, Value::Error(text) if is_gone(&Error::reply(text))) {
                 self.watch.on_gone(end.0, &self.publisher, now);
             }
-            let counted = self.publisher.counted();
+            let counted = self.publisher.counted_there();
             let anew = facts.and_then(|facts| self.watch.compare(&facts, end, &mut self.publisher, now));
-            if let (Some(StreamReset::Replaced(after)), Some(counted)) = (anew, counted)
+            if let Some(StreamReset::Replaced(after)) = anew
+                && counted.at.added.is_some()
                 && core.begins_before_cursor()
             {
                 let stream = core.settings.stream().to_owned();

@@ -8,6 +8,7 @@ use super::leadership::{Change, Leadership, LeaseReply};
 use super::{Core, Effect, Hashes, Next};
 use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::group::follower::{Asked, Follower};
+use crate::broadcast::publish::count::CursorCount;
 use crate::broadcast::publish::egress::Egress;
 use crate::broadcast::publish::publisher::{Called, Publisher};
 use crate::broadcast::publish::rate::Pace;
@@ -80,7 +81,7 @@ impl Work {
     pub(super) fn new(
         core: &mut Core,
         hashes: &Hashes,
-        cursor: (EntryId, Option<u64>),
+        cursor: (EntryId, CursorCount),
         woken: bool,
         now: Instant,
     ) -> Self {
@@ -276,7 +277,7 @@ impl Work {
     /// Takes the next steps: asks for the lease and for entries.
     pub(super) fn advance(&mut self, core: &mut Core, now: Instant) -> Result<Next, SessionFailure> {
         if self.publisher.settle_after_rejection()? {
-            let place = (self.publisher.end(), self.publisher.counted());
+            let place = (self.publisher.end(), self.publisher.counted_there());
             self.watch().on_moved(place);
         }
         if self.paced.is_some_and(|until| now >= until) {

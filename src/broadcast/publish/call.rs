@@ -3,8 +3,7 @@
 //! The items of a call are collected in a buffer of their own, because a command begins with the number of its
 //! arguments, which is known last. That costs one copy of a batch, which is small beside the system call.
 
-use std::fmt;
-
+use super::count::{Counted, CursorCount};
 use crate::broadcast::message::withheld::Unrenderable;
 use crate::config::{self, Streams, redis_keys};
 use crate::server::resp::{self, Value};
@@ -245,38 +244,16 @@ impl Items {
     }
 }
 
-/// `entries-added` at a batch's last entry, as an argument of the publish script.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Counted {
-    /// Not known.
-    #[default]
-    Unknown,
-    /// More by this number than up to the cursor.
-    More(u64),
-    /// This number, whatever the cursor has.
-    Now(u64),
-}
-
-impl fmt::Display for Counted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown => Ok(()),
-            Self::More(entries) => write!(f, "+{entries}"),
-            Self::Now(entries) => write!(f, "={entries}"),
-        }
-    }
-}
-
 /// The result of the publish script.
 #[derive(Debug)]
 pub(crate) enum PublishOutcome {
     /// Nothing: the cursor is not the expected one. `None` if there is none; then its count, if known, and the range of
     /// entries that were published before.
-    Elsewhere(Option<EntryId>, Option<u64>, Option<(EntryId, EntryId)>),
+    Elsewhere(Option<EntryId>, CursorCount, Option<(EntryId, EntryId)>),
     /// The cursor is here now, with its count; the other counts are this call's.
     Moved {
         cursor: EntryId,
-        counted: Option<u64>,
+        counted: CursorCount,
         tally: Tally,
         /// The error that stopped it, and the entry that it could not publish; no entry if a dead letter could not be
         /// written.
@@ -296,10 +273,10 @@ impl PublishOutcome {
         match reply.elements() {
             Some([Value::Integer(0), cursor, counted, after, up_to]) => {
                 match written_cursor(cursor)?.ok_or_else(|| PUBLISH.invalid_reply())? {
-                    None => Ok(Self::Elsewhere(None, None, None)),
+                    None => Ok(Self::Elsewhere(None, CursorCount::default(), None)),
                     cursor => {
                         let passes = passes_of(after, up_to)?;
-                        Ok(Self::Elsewhere(cursor, written_count(counted), passes))
+                        Ok(Self::Elsewhere(cursor, CursorCount::read(counted), passes))
                     }
                 }
             }
@@ -317,7 +294,7 @@ impl PublishOutcome {
                     (refused, Some(b"") | None) => Some((Error::reply(refused), None)),
                     (refused, Some(failed)) => Some((Error::reply(refused), Some(cursor_id(failed)?))),
                 };
-                Ok(Self::Moved { cursor, counted: written_count(counted), tally, refused })
+                Ok(Self::Moved { cursor, counted: CursorCount::read(counted), tally, refused })
             }
             _ => Err(PUBLISH.invalid_reply()),
         }
@@ -352,11 +329,6 @@ pub(crate) fn written_cursor(value: &Value) -> Result<Option<Option<EntryId>>, E
         Some(b"") => Ok(Some(None)),
         Some(text) => cursor_id(text).map(|cursor| Some(Some(cursor))),
     }
-}
-
-/// A count that is kept as text, since a Lua number does not hold every one.
-pub(crate) fn written_count(value: &Value) -> Option<u64> {
-    value.text()?.parse().ok()
 }
 
 pub(super) fn cursor_id(text: &[u8]) -> Result<EntryId, Error> {
@@ -493,7 +465,7 @@ mod tests {
         assert!(matches!(
             PublishOutcome::read(&Value::Array(vec![number(0), text(""), text(""), text(""), text("")]))
                 .unwrap(),
-            PublishOutcome::Elsewhere(None, None, None)
+            PublishOutcome::Elsewhere(None, _, None)
         ));
     }
 }

@@ -122,6 +122,10 @@ end
 if not pos then
   local entries = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)
   local added, length = about['entries-added'] or 0, about['length'] or 0
+  -- A cursor that begins anew counts in the next stream, and keeps the count of the stream before (publish/count.rs).
+  local before, stream = string.match(counted, '^(%d*):?(%d*)')
+  local streams = cursor[1] and string.format(':%.0f:', (tonumber(stream) or 0) + 1) .. before or ''
+  counted = ''
   if ARGV[1] == 'new' then
     pos, counted = '0-0', '0'
   elseif #entries == 0 then
@@ -136,6 +140,7 @@ if not pos then
   else
     return without(place)
   end
+  counted = counted .. streams
   redis.call('HSET', key, 'format', '1', 'pos', pos, 'counted', counted)
 end
 if not many and named ~= stream then

@@ -1,6 +1,7 @@
 //! The call that finds or makes a cursor, and its reply.
 
-use super::call::{Tally, cursor_id, passes_of, tally, written_count};
+use super::call::{Tally, cursor_id, passes_of, tally};
+use super::count::CursorCount;
 use crate::config::Start;
 use crate::server::resp::Value;
 use crate::server::{Error, Script, redacted, script};
@@ -45,7 +46,7 @@ pub(crate) struct Opened {
     /// The cursor, if it is known.
     pub(crate) cursor: Option<EntryId>,
     /// `entries-added` at the cursor, if known.
-    pub(crate) counted: Option<u64>,
+    pub(crate) counted: CursorCount,
     /// Entries after the first of these and up to the second were published before: the stream was replaced meanwhile.
     pub(crate) passes: Option<(EntryId, EntryId)>,
     /// Totals since the cursor was made.
@@ -114,5 +115,5 @@ pub(crate) fn opened(reply: &Value) -> Result<Opened, Error> {
         Some(text) => Some(cursor_id(text)?),
         None => return Err(OPEN.invalid_reply()),
     };
-    Ok(Opened { place, refused, cursor, counted: written_count(counted), passes, tally, failing })
+    Ok(Opened { place, refused, cursor, counted: CursorCount::read(counted), passes, tally, failing })
 }

@@ -11,8 +11,9 @@
 --       4  unheard       of these, those without a receiver
 --       5  filtered      entries of this batch that the route's filter left out
 --       6  counted       how many entries were ever added up to the batch's last: '+n', n more than up to the cursor;
---                        '=n', n; '' if that is not known. Another instance may have raised the cursor's count, for
---                        entries that it found missing, so the caller does not know what '+n' is added to
+--                        '=n+m', n, determined anew for another stream, of which this batch has m; '' if that is not
+--                        known. Another instance may have raised the cursor's count, for entries that it found
+--                        missing, so the caller does not know what '+n' is added to
 --       7  command       PUBLISH or SPUBLISH
 --       8  channel       of every item, or '' if they do not share one
 --       9  ids           of the items below, in order, with a space after each; `id+n` if n entries before it were
@@ -110,11 +111,20 @@ if rejected > 0 then
   -- 30 days, by the server's clock, which also made the ids.
   redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%.0f', (redis.call('TIME')[1] - 2592000) * 1000))
 end
-local counted = ''
-if not failure and ARGV[6] ~= '' then
-  local before = string.sub(ARGV[6], 1, 1) == '=' and 0 or tonumber(cursor[6] or '')
-  counted = before and string.format('%.0f', before + tonumber(string.sub(ARGV[6], 2))) or ''
+-- The cursor's count: a number, and behind it the stream's number and the count of the stream before
+-- (publish/count.rs).
+local counted, streams = string.match(cursor[6] or '', '^(%d*)(.*)$')
+local anew, more = string.match(ARGV[6], '^=?(%d*)%+(%d+)$')
+if failure or not more then
+  counted = ''
+elseif anew ~= '' then
+  local stream = tonumber(string.match(streams, '^:(%d+)')) or 0
+  local before = counted ~= '' and string.format('%.0f', math.max(counted - (anew - more), 0)) or ''
+  counted, streams = anew, string.format(':%.0f:', stream + 1) .. before
+elseif counted ~= '' then
+  counted = string.format('%.0f', counted + more)
 end
+counted = counted .. streams
 redis.call('HSET', KEYS[1], 'pos', last, 'counted', counted,
   'published', string.format('%.0f', (tonumber(cursor[2]) or 0) + published),
   'unheard', string.format('%.0f', (tonumber(cursor[3]) or 0) + unheard),

@@ -27,7 +27,8 @@ use tokio::time::Instant;
 
 use remote::{Note, Published, Remote};
 
-use super::call::{BroadcastKeys, Counted, Items, PublishOutcome, Tally};
+use super::call::{BroadcastKeys, Items, PublishOutcome, Tally};
+use super::count::{Counted, CursorCount, StreamCount};
 use super::open::Failing;
 use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::message::withheld::{Unrenderable, Withheld};
@@ -56,8 +57,8 @@ pub(crate) struct PendingCall {
     /// The entry, if it is larger than a batch.
     large: Option<EntryId>,
     holes: u64,
-    /// `entries-added` at the cursor after this call, if known.
-    counted: Option<u64>,
+    /// `entries-added` at the cursor after this call.
+    counted: StreamCount,
     release: bool,
     sent: Instant,
 }
@@ -111,14 +112,14 @@ pub(crate) struct Publisher {
     end: EntryId,
     /// The last entry that was taken into the batch being collected.
     taken: EntryId,
-    /// `entries-added` at `taken`, if known.
-    counted: Option<u64>,
+    /// `entries-added` at `taken`.
+    counted: StreamCount,
     /// True if `counted` is more than the cursor's count plus the entries taken since, because it was determined anew.
     counted_anew: bool,
     /// Number of entries taken into the batch being collected.
     more: u64,
     /// `entries-added` at the cursor that the server named last.
-    counted_there: Option<u64>,
+    counted_there: CursorCount,
     cursor_mismatch: bool,
     /// Entries after the first of these and up to the second were published before: the stream was replaced.
     passes: Option<(EntryId, EntryId)>,
@@ -140,7 +141,7 @@ impl Publisher {
     pub(crate) fn new(
         hash: Hash,
         keys: BroadcastKeys,
-        (cursor, counted): (EntryId, Option<u64>),
+        (cursor, counted): (EntryId, CursorCount),
         response_timeout: Duration,
     ) -> Self {
         Self {
@@ -157,7 +158,7 @@ impl Publisher {
             cursor: Some(cursor),
             end: cursor,
             taken: cursor,
-            counted,
+            counted: counted.at,
             counted_anew: false,
             more: 0,
             counted_there: counted,
@@ -222,25 +223,27 @@ impl Publisher {
         }
     }
 
-    /// Returns whether the other server has messages that it has not answered.
+    /// Returns whether messages for the other server may be unsent or unanswered. Behind a refusal nothing waits for
+    /// answers, but messages may still be unsent.
     pub(crate) fn is_sending(&self) -> bool {
-        self.other.as_ref().is_some_and(|other| other.waiting.iter().any(|batch| !batch.ids.is_empty()))
+        let waits = |other: &Remote| other.waiting.iter().any(|batch| !batch.ids.is_empty());
+        self.other.as_ref().is_some_and(|other| self.refused.is_some() || waits(other))
     }
 
     /// Continues from this cursor, which another instance has moved, if no call is under way. Returns whether it does.
-    pub(crate) fn continue_at(&mut self, cursor: EntryId, counted: Option<u64>) -> bool {
+    pub(crate) fn continue_at(&mut self, cursor: EntryId, counted: CursorCount) -> bool {
         if !self.is_idle() || !self.takes() {
             return false;
         }
         self.cursor = Some(cursor);
         (self.end, self.taken) = (cursor, cursor);
-        (self.counted, self.counted_anew, self.more) = (counted, false, 0);
+        (self.counted, self.counted_anew, self.more) = (counted.at, false, 0);
         self.counted_there = counted;
         true
     }
 
     /// The cursor is not where it was expected, but here. Once nothing is under way, this instance continues there.
-    pub(crate) fn on_elsewhere(&mut self, cursor: Option<EntryId>, counted: Option<u64>) {
+    pub(crate) fn on_elsewhere(&mut self, cursor: Option<EntryId>, counted: CursorCount) {
         (self.cursor, self.counted_there, self.cursor_mismatch) = (cursor, counted, true);
     }
 
@@ -261,24 +264,42 @@ impl Publisher {
 
     /// `entries-added` at the last entry taken, if known.
     pub(crate) fn counted(&self) -> Option<u64> {
-        self.counted
+        self.counted.added
     }
 
-    /// `entries-added` at the cursor that the server named last, if it knows it.
-    pub(crate) fn counted_there(&self) -> Option<u64> {
+    /// The number of the stream that is counted.
+    pub(crate) fn stream(&self) -> u64 {
+        self.counted.stream
+    }
+
+    /// The count at the cursor that the server named last.
+    pub(crate) fn counted_there(&self) -> CursorCount {
         self.counted_there
     }
 
-    /// Says how many it were, whatever the cursor has.
-    pub(crate) fn set_counted(&mut self, counted: Option<u64>) {
-        self.counted = counted;
-        self.counted_anew = counted.is_some();
+    /// The count at the last entry taken.
+    pub(crate) fn count_at_end(&self) -> StreamCount {
+        self.counted
     }
 
-    /// Adds lost entries to the count; the cursor contains them already.
-    pub(crate) fn on_unread_loss(&mut self, count: u64) {
-        self.counted = self.counted.map(|counted| counted + count);
-        (self.counted_there, self.counted_anew) = (self.counted, false);
+    /// The count at the cursor, once it has what was determined anew. For a moment without anything under way.
+    pub(crate) fn cursor_count(&self) -> CursorCount {
+        match self.counted.added {
+            Some(added) if self.counted_anew => self.counted_there.anew(added),
+            _ => self.counted_there,
+        }
+    }
+
+    /// Sets the count, whatever the cursor has: that of another stream, or one that was not known.
+    pub(crate) fn set_counted(&mut self, added: Option<u64>) {
+        let stream = self.counted.stream - u64::from(self.counted_anew);
+        self.counted_anew = added.is_some();
+        self.counted = StreamCount { added, stream: stream + u64::from(self.counted_anew) };
+    }
+
+    /// A loss is recorded, and this is the cursor's count with it.
+    pub(crate) fn on_unread_loss(&mut self, counted: CursorCount) {
+        (self.counted, self.counted_there, self.counted_anew) = (counted.at, counted, false);
     }
 
     /// The route's keys.
@@ -362,7 +383,7 @@ impl Publisher {
 
     fn count_taken(&mut self, id: EntryId) {
         self.taken = id;
-        self.counted = self.counted.map(|counted| counted + 1);
+        self.counted = self.counted.plus(1);
         self.more += 1;
     }
 
@@ -410,9 +431,9 @@ impl Publisher {
         }
         let large = self.large.take();
         let more = std::mem::take(&mut self.more);
-        let count = match (self.counted, std::mem::take(&mut self.counted_anew)) {
+        let count = match (self.counted.added, std::mem::take(&mut self.counted_anew)) {
             (None, _) => Counted::Unknown,
-            (Some(counted), true) => Counted::Now(counted),
+            (Some(counted), true) => Counted::Anew(counted, more),
             (Some(_), false) => Counted::More(more),
         };
         match &mut self.other {
@@ -493,14 +514,15 @@ impl Publisher {
                 if !call.release {
                     self.cursor = Some(cursor);
                     self.counted_there = counted;
-                    if counted != call.counted {
-                        let raised =
-                            counted.zip(call.counted).and_then(|(there, mine)| there.checked_sub(mine));
+                    if counted.at != call.counted {
+                        let there = counted.at.added.zip(call.counted.added);
+                        let raised = there.and_then(|(there, mine)| there.checked_sub(mine));
                         let waiting = self.other.iter_mut().flat_map(|other| &mut other.waiting);
                         let expected = self.calls.iter_mut().map(|call| &mut call.counted);
                         let expected = expected.chain(waiting.map(|batch| &mut batch.counted));
                         for count in expected.chain([&mut self.counted]) {
-                            *count = count.zip(raised).map(|(count, raised)| count + raised);
+                            count.added = count.added.zip(raised).map(|(count, raised)| count + raised);
+                            count.stream = counted.at.stream;
                         }
                         self.counted_anew = false;
                         lost_elsewhere = raised.unwrap_or_default();

@@ -62,6 +62,13 @@ fn id(bytes: &[u8]) -> EntryId {
     EntryId::parse(bytes).unwrap()
 }
 
+/// A cursor's count: the number, the stream's number, and all that stands behind the first number.
+fn counted_parts(counted: &str) -> (&str, i64, &str) {
+    let (number, rest) = counted.split_at(counted.find(':').unwrap_or(counted.len()));
+    let stream = rest.split(':').nth(1).map_or(0, |stream| stream.parse().unwrap());
+    (number, stream, rest)
+}
+
 fn bytes(text: impl ToString) -> Value {
     Value::Bytes(text.to_string().into_bytes())
 }
@@ -205,6 +212,13 @@ impl Model {
         let last = if self.exists() { self.last } else { EntryId::default() };
         let anew = self.cursor.get("pos").is_none_or(|pos| *pos == below && last < id(below.as_bytes()));
         if anew {
+            let streams = match self.cursor.get("pos").and(self.cursor.get("counted")) {
+                Some(counted) => {
+                    let (before, stream, _) = counted_parts(counted);
+                    format!(":{}:{before}", stream + 1)
+                }
+                None => String::new(),
+            };
             let (pos, counted) = if self.stream.is_empty() {
                 ("0-0".to_owned(), self.added.to_string())
             } else if start == "end" {
@@ -234,7 +248,7 @@ impl Model {
             };
             self.cursor.insert("format".into(), "1".into());
             self.cursor.insert("pos".into(), pos);
-            self.cursor.insert("counted".into(), counted);
+            self.cursor.insert("counted".into(), counted + &streams);
         }
         self.cursor.insert("stream".into(), stream.to_owned());
         let published = self.cursor.get("published").cloned().unwrap_or_else(|| "0".into());
@@ -275,11 +289,8 @@ impl Model {
     fn missed(&mut self, argv: &[Vec<u8>]) -> Value {
         let field = |name: &str| self.cursor.get(name).cloned().unwrap_or_default();
         let (pos, counted) = (field("pos"), field("counted"));
-        let (up_to, added) = (field("deleted_up_to"), field("deleted_counted"));
-        let known = argv[5].is_empty() || up_to.as_bytes() == argv[6];
-        if pos.as_bytes() != argv[0] || counted.as_bytes() != argv[1] || !known {
-            let found = [pos, counted, up_to, added].map(bytes);
-            return Value::Array([Value::Integer(0)].into_iter().chain(found).collect());
+        if pos.as_bytes() != argv[0] || counted.as_bytes() != argv[1] {
+            return Value::Array(vec![Value::Integer(0), bytes(pos), bytes(counted)]);
         }
         let detail = text(&argv[4]);
         let count = detail.trim_start_matches("at least ").split(' ').next().unwrap();
@@ -287,10 +298,6 @@ impl Model {
         self.dead.push((text(&argv[3]), "deleted_unread".into()));
         self.cursor.insert("counted".into(), text(&argv[2]));
         self.add("rejected", 1);
-        if !argv[5].is_empty() {
-            self.cursor.insert("deleted_up_to".into(), text(&argv[5]));
-            self.cursor.insert("deleted_counted".into(), text(&argv[2]));
-        }
         Value::Array(vec![Value::Integer(1)])
     }
 
@@ -353,12 +360,19 @@ impl Model {
         }
         let (last, failure, failed) = last;
         let change = text(&argv[5]);
-        let counted = match (&failure, change.chars().next()) {
-            (None, Some(kind)) => {
-                let base = if kind == '=' { Some(0) } else { counted_there.parse::<i64>().ok() };
-                base.map(|base| (base + change[1..].parse::<i64>().unwrap()).to_string()).unwrap_or_default()
+        let (number, stream, rest) = counted_parts(&counted_there);
+        let counted = match change.split_once('+').filter(|_| failure.is_none()) {
+            Some(("", more)) => match number.parse::<i64>() {
+                Ok(number) => (number + more.parse::<i64>().unwrap()).to_string() + rest,
+                Err(_) => rest.to_owned(),
+            },
+            Some((anew, more)) => {
+                let anew = anew.strip_prefix('=').unwrap();
+                let here = anew.parse::<i64>().unwrap() - more.parse::<i64>().unwrap();
+                let before = number.parse::<i64>().map(|number| (number - here).max(0).to_string());
+                format!("{anew}:{}:{}", stream + 1, before.unwrap_or_default())
             }
-            _ => String::new(),
+            None => rest.to_owned(),
         };
         self.cursor.insert("pos".into(), last.clone());
         self.cursor.insert("counted".into(), counted.clone());

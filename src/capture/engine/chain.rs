@@ -93,8 +93,9 @@ pub(crate) struct Chain {
     owed: Option<Gap>,
     /// Messages of it that are lost with a damaged spool. Only their record clears it.
     owed_lost: u64,
-    /// The end of the last batch that was given up, since the state had left its place.
-    given_up: Option<Position>,
+    /// The end of the last batch that is not kept any more: it was stored long ago, or given up since the state had left
+    /// its place.
+    left: Option<Position>,
     /// The gap that the first batch on its way carries.
     forced: Option<Gap>,
     /// The last item that was given.
@@ -458,6 +459,7 @@ impl Chain {
     fn release_front(&mut self) {
         if let Some(batch) = self.ring.pop_front() {
             self.kept_bytes = self.kept_bytes.saturating_sub(batch.held_bytes());
+            self.left = self.left.max(Some(batch.last));
             self.passed -= 1;
             self.sent -= 1;
         }

@@ -57,7 +57,7 @@ impl Follower {
             // Entries read were not acknowledged, and a group that is made again gets them again. Holes stay.
             if self.max_ack_pending.is_none() {
                 self.forget(publisher.end());
-                self.watch.on_moved((publisher.end(), publisher.counted()));
+                self.watch.on_moved((publisher.end(), publisher.cursor_count()));
             }
             self.read = publisher.end();
             self.state = None;

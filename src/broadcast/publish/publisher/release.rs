@@ -6,6 +6,7 @@ use super::remote::{Note, Published};
 use super::{BATCH_BYTES, Id, PendingCall, Publisher};
 use crate::broadcast::message::withheld::{Unrenderable, Withheld};
 use crate::broadcast::publish::call::Tally;
+use crate::broadcast::publish::count::StreamCount;
 use crate::server::resp;
 use crate::stream::EntryId;
 
@@ -76,7 +77,7 @@ impl Publisher {
             None => {
                 let entries = u64::try_from(self.releases.count()).unwrap_or(u64::MAX);
                 self.releases.write_release(&mut self.out, hash, &self.keys, (Tally::default(), b""));
-                let (holes, counted) = (0, None);
+                let (holes, counted) = (0, StreamCount::default());
                 self.calls.push_back(PendingCall {
                     entries,
                     large,

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::{PendingCall, Publisher};
 use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::message::withheld::Unrenderable;
-use crate::broadcast::publish::call::{Counted, Tally};
+use crate::broadcast::publish::call::Tally;
+use crate::broadcast::publish::count::{Counted, StreamCount};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Role, role_in};
 use crate::status::RouteEndpoint;
@@ -42,8 +43,8 @@ pub(super) struct Remote {
 #[derive(Debug, Default)]
 pub(super) struct Published {
     pub(super) span: (EntryId, EntryId),
-    /// `entries-added` at its end, if known.
-    pub(super) counted: Option<u64>,
+    /// `entries-added` at its end.
+    pub(super) counted: StreamCount,
     /// `entries-added` at its end, as the script's argument.
     pub(super) count: Counted,
     pub(super) ids: Vec<EntryId>,
@@ -137,7 +138,7 @@ impl Publisher {
                 let before = batch.answered.checked_sub(1).and_then(|at| batch.ids.get(at));
                 let last = before.copied().unwrap_or(batch.span.0);
                 batch.span.1 = last;
-                (batch.counted, batch.count) = (None, Counted::Unknown);
+                (batch.counted.added, batch.count) = (None, Counted::Unknown);
                 batch.ids.truncate(batch.answered);
                 // The answer that would say so means nothing any more.
                 batch.confirmed = true;

@@ -169,6 +169,7 @@ impl Chain {
         if position >= before || (otherwise && same_epoch) {
             return 0;
         }
+        self.left = self.left.min(position);
         let began = self.went_back.as_ref().map(|gap| gap.started_unix_ms.min(now_unix_ms));
         self.went_back = Some(went_back(position, began, now_unix_ms));
         self.undated = true;
@@ -330,10 +331,10 @@ impl Chain {
         self.forced = None;
     }
 
-    /// The end of the last batch that was passed or given up, as far as that is known.
+    /// The end of the last batch that was passed or given up, as far as this process had one.
     fn last_passed(&self) -> Option<Position> {
         let kept = self.passed.checked_sub(1).and_then(|at| self.ring.get(at));
-        kept.map(|batch| batch.last).max(self.given_up)
+        kept.map(|batch| batch.last).max(self.left)
     }
 
     /// The oldest batch that waits is stored: it is kept until that is durable.
@@ -359,7 +360,7 @@ impl Chain {
         let Some(batch) = self.ring.remove(self.passed) else { return 0 };
         self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
         self.owed_lost += batch.joint.lost();
-        self.given_up = self.given_up.max(Some(batch.last));
+        self.left = self.left.max(Some(batch.last));
         let place = position.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
         let dropped = Gap {
             cause: GapCause::Stale,
@@ -397,5 +398,27 @@ mod tests {
         let found = chain.found(Some(epoch.at(31)), Some("n"), &passage, Some(381), 600);
         assert_eq!(chain.ring.len() - chain.passed, 0, "{found:?}");
         assert_eq!(chain.since_unix_ms(), Some(381), "a restart's gap begins after what is stored");
+    }
+
+    #[test]
+    fn a_loss_behind_a_batch_that_was_stored_long_ago_is_in_the_gap_that_another_instance_recorded() {
+        let epoch = |number| Epoch { number, anchor: AnchorId::random() };
+        let (first, others, second) = (epoch(7), epoch(8), epoch(9));
+        let now = Moment { at: Instant::now(), unix_ms: 549 };
+        let mut chain = Chain::new("n");
+        let lost = |chain: &mut Chain, last, dropped| {
+            let gap = Gap { dropped, ..Gap::begins(GapCause::SpoolCorrupt, "a bit was flipped", 549) };
+            chain.push(Batch::of_loss(last, gap, now, Arc::new(AppendOptions::default())));
+        };
+        lost(&mut chain, first.at(39), 0);
+        let passage = Passage::parse(&first.to_string(), "");
+        chain.found(Some(first.at(39)), Some("n"), &passage, None, 600);
+        chain.retire(Some(first.at(39)));
+        lost(&mut chain, second.at(0), 4);
+        // The other instance did not have what followed, and recorded a gap. Its session went on behind this one's anchor.
+        let epochs = format!("{first} {others} {second}");
+        let passage = Passage::parse(&epochs, &format!("{}>{}", first.at(39), others.at(1)));
+        let found = chain.found(Some(second.at(6)), Some("n"), &passage, None, 700);
+        assert_eq!((found.corrupt, found.deduplicated), (4, 0));
     }
 }
