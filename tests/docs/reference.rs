@@ -297,6 +297,7 @@ fn files_of_the_code_that_are_named_exist() {
     for page in [
         "ARCHITECTURE.md",
         "docs/project/see-a-test-fail.md",
+        "docs/project/decisions.md",
         "docs/project/development.md",
         "CONTRIBUTING.md",
     ] {

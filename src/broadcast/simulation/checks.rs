@@ -81,7 +81,8 @@ impl Checks {
 
     pub(super) fn deleted(&mut self, id: EntryId, model: &Model) {
         self.deleted.insert(id);
-        if !Self::is_settled(id, model) {
+        // Entries that go before the route has a cursor are not its own.
+        if model.position().is_some() && !Self::is_settled(id, model) {
             self.unread.insert(id);
         }
     }

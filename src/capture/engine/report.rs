@@ -223,14 +223,19 @@ impl Engine {
         }
     }
 
+    /// Counts messages that a damaged spool lost, and that are in a recorded gap.
+    pub(super) fn count_corrupt(&mut self, events: u64) {
+        self.counters.route.dropped(DropReason::SpoolCorrupt).increment(events);
+        self.ledger.dropped(DropReason::SpoolCorrupt, events);
+    }
+
     /// Counts messages lost with a damaged spool: given up with their record, or stored by another instance.
     fn count_lost(&mut self, counts: &PassedCounts, recorded: bool) {
         if counts.lost_before == 0 {
             return;
         }
         if recorded {
-            self.counters.route.dropped(DropReason::SpoolCorrupt).increment(counts.lost_before);
-            self.ledger.dropped(DropReason::SpoolCorrupt, counts.lost_before);
+            self.count_corrupt(counts.lost_before);
         } else {
             self.counters.route.deduplicated.increment(counts.lost_before);
             self.ledger.deduplicated(counts.lost_before);

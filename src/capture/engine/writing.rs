@@ -382,8 +382,9 @@ impl Engine {
                 self.leadership.hurry();
                 self.appends_again();
             }
-            ReplyStep::Dropped { events } => {
+            ReplyStep::Dropped { events, lost } => {
                 self.give_up(events);
+                self.count_corrupt(lost);
                 self.leadership.hurry();
             }
             ReplyStep::Again { rewound } => {

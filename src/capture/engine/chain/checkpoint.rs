@@ -21,8 +21,9 @@ pub(crate) enum ReplyStep {
     Stored { counts: PassedCounts, stored: Stored, gap: Option<Gap> },
     /// A batch was already there, or lost: count it and continue.
     Duplicate { counts: PassedCounts, gap: Option<Gap> },
-    /// A batch lies in a history that the state has left: count it as dropped and continue.
-    Dropped { events: u64 },
+    /// A batch lies in a history that the state has left: count it as dropped, and what a damaged spool lost before it,
+    /// and continue.
+    Dropped { events: u64, lost: u64 },
     /// The checkpoint is not where it was expected: send again, from its new place. This many events are buffered again
     /// that were stored before.
     Again { rewound: u64 },
@@ -73,7 +74,8 @@ pub(crate) struct Passed {
     pub(crate) deduplicated: u64,
     /// In a history that the state has left, or inside a gap that was recorded.
     pub(crate) stale: u64,
-    /// Lost with a damaged spool, and recorded by another instance, or by a call whose reply never came.
+    /// Lost with a damaged spool: recorded by another instance or by a call whose reply never came, or in a history that
+    /// the state has left.
     pub(crate) corrupt: u64,
     /// Buffered again: the state went back.
     pub(crate) rewound: u64,
@@ -143,8 +145,9 @@ impl Chain {
                 }
                 self.pass(passage);
             } else {
-                found.stale += front.events;
-                self.drop_front(position, now_unix_ms);
+                let (events, lost) = self.drop_front(position, now_unix_ms);
+                found.stale += events;
+                found.corrupt += lost;
             }
         }
         found
@@ -266,7 +269,8 @@ impl Chain {
             Ok(AppendOutcome::Stale(position)) => {
                 self.refuse();
                 self.on_checkpoint_moved(Some(position), None, now_unix_ms);
-                ReplyStep::Dropped { events: self.drop_front(Some(position), now_unix_ms) }
+                let (events, lost) = self.drop_front(Some(position), now_unix_ms);
+                ReplyStep::Dropped { events, lost }
             }
             Ok(AppendOutcome::Behind(position)) => {
                 self.refuse();
@@ -355,11 +359,13 @@ impl Chain {
         Some(PassedCounts { lost: batch.lost(passage), recorded, ..PassedCounts::of(batch) })
     }
 
-    /// Gives up the oldest waiting batch; its gap is still recorded.
-    fn drop_front(&mut self, position: Option<Position>, now_unix_ms: u64) -> u64 {
-        let Some(batch) = self.ring.remove(self.passed) else { return 0 };
+    /// Gives up the oldest waiting batch; its gap is still recorded, if something is missing before the next one. Returns
+    /// its number of messages, and of those that a damaged spool lost before it. They are as good as recorded: another
+    /// writer has stored them or recorded a gap, and this instance may never write again.
+    fn drop_front(&mut self, position: Option<Position>, now_unix_ms: u64) -> (u64, u64) {
+        let Some(batch) = self.ring.remove(self.passed) else { return (0, 0) };
         self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
-        self.owed_lost += batch.joint.lost();
+        let lost = batch.joint.lost();
         self.left = self.left.max(Some(batch.last));
         let place = position.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
         let dropped = Gap {
@@ -374,7 +380,7 @@ impl Chain {
             Joint::Follows(_) | Joint::Start => dropped,
         };
         self.owe(dropped);
-        batch.events
+        (batch.events, lost)
     }
 }
 
@@ -420,5 +426,18 @@ mod tests {
         let passage = Passage::parse(&epochs, &format!("{}>{}", first.at(39), others.at(1)));
         let found = chain.found(Some(second.at(6)), Some("n"), &passage, None, 700);
         assert_eq!((found.corrupt, found.deduplicated), (4, 0));
+    }
+
+    #[test]
+    fn a_loss_in_a_history_that_the_state_has_left_is_counted_at_once() {
+        let epoch = |number| Epoch { number, anchor: AnchorId::random() };
+        let (left, others) = (epoch(7), epoch(8));
+        let now = Moment { at: Instant::now(), unix_ms: 549 };
+        let mut chain = Chain::new("n");
+        let gap = Gap { dropped: 53, ..Gap::begins(GapCause::SpoolCorrupt, "a file is missing", 549) };
+        chain.push(Batch::of_loss(left.at(77), gap, now, Arc::new(AppendOptions::default())));
+        let passage = Passage::parse(&others.to_string(), "");
+        let found = chain.found(Some(others.at(6)), Some("n"), &passage, None, 700);
+        assert_eq!((found.corrupt, chain.unrecorded_events()), (53, 0), "it may never write again");
     }
 }
