@@ -120,6 +120,8 @@ pub struct Recovered {
     pub first: Option<Mark>,
     /// The last intact record's mark. A [`Damage`] may follow it: everything is read once a read returns nothing.
     pub last: Option<Mark>,
+    /// The content of the first and of the last intact record: they may be lost before they are read in their turn.
+    pub ends: Option<[Vec<u8>; 2]>,
     /// Number of times that a [`Damage`] will be read.
     pub damages: u64,
     /// Bytes of a torn tail that were cut off.

@@ -79,7 +79,7 @@ impl UnreadLoss {
     }
 
     /// Appends the call that records the loss, if the cursor is at this place with this count. `raised` is the count with
-    /// the lost entries.
+    /// the lost entries. The cursor passes them if none is held that was read before them.
     fn write(
         &self,
         out: &mut Vec<u8>,
@@ -87,9 +87,11 @@ impl UnreadLoss {
         (place, counted): (EntryId, CursorCount),
         raised: CursorCount,
     ) {
+        let passes = self.after == place && self.up_to > place;
         let (place, counted, raised) = (place.to_string(), counted.to_string(), raised.to_string());
         let (after, detail) = (self.after.to_string(), self.detail());
-        let command: [&[u8]; 11] = [
+        let up_to = if passes { self.up_to.to_string() } else { String::new() };
+        let command: [&[u8]; 12] = [
             b"EVAL",
             UNREAD_LOSS.source.as_bytes(),
             b"3",
@@ -101,6 +103,7 @@ impl UnreadLoss {
             raised.as_bytes(),
             after.as_bytes(),
             detail.as_bytes(),
+            up_to.as_bytes(),
         ];
         resp::command(out, &command);
     }
@@ -111,8 +114,11 @@ impl UnreadLoss {
 struct LastLook {
     /// The stream's counters.
     stream: StreamCounters,
-    /// The stream's number.
+    /// The stream's number, as far as known.
     stream_number: u64,
+    /// True if the stream has this number for certain: a part of its entries may be read already, and then its count does
+    /// not tell whether it is still the stream that was read before.
+    certain: bool,
     /// The cursor at the look, as the server named it, and the stream's entries up to it.
     begin: (EntryId, Option<u64>),
     /// The last entry that was read of those that were there then.
@@ -129,9 +135,9 @@ impl LastLook {
     fn moved(self, cursor: EntryId, count: CursorCount) -> Option<Self> {
         let (begin, number) = self.begin;
         let counted = count.of_stream(self.stream_number)?;
-        let same = cursor >= begin && counted >= number?;
-        // A cursor in the next stream says nothing of the place in this one.
         let here = count.at.stream == self.stream_number;
+        let same = cursor >= begin && counted >= number? && (here || self.certain);
+        // A cursor in the next stream says nothing of the place in this one.
         let read = if here { cursor.min(self.stream.last) } else { self.read };
         same.then_some(Self { read, counted: Some(counted.min(self.stream.added)), ..self })
     }
@@ -278,6 +284,7 @@ impl UnreadWatch {
         self.seen = Some(LastLook {
             stream: *facts,
             stream_number: counted.at.stream + u64::from(compared.is_anew()),
+            certain: self.is_certain(facts, compared, counted.at.stream),
             begin: (cursor, number),
             read: cursor,
             counted: number,
@@ -327,8 +334,16 @@ impl UnreadWatch {
         let there = if there.stream == publisher.stream() { there.added } else { Some(0) };
         let begin = publisher.cursor().map_or((read, number), |cursor| (cursor, there));
         let stream_number = publisher.stream();
-        self.seen =
-            Some(LastLook { stream: *facts, stream_number, begin, read, counted: number, between: false });
+        let certain = self.is_certain(facts, compared, stream_number);
+        self.seen = Some(LastLook {
+            stream: *facts,
+            stream_number,
+            certain,
+            begin,
+            read,
+            counted: number,
+            between: false,
+        });
         match compared {
             Compared::Unknown | Compared::Complete | Compared::Counted(_) => None,
             Compared::Missed(count) => {
@@ -351,6 +366,13 @@ impl UnreadWatch {
             (self.last, self.read) = (now, read);
             self.miss_deleted(publisher.end(), publisher.count_at_end());
         }
+    }
+
+    /// Returns whether a stream with these counters has this number for certain.
+    fn is_certain(&self, facts: &StreamCounters, compared: Compared, number: u64) -> bool {
+        let as_before =
+            |seen: &LastLook| seen.certain && seen.stream_number == number && !facts.replaces(&seen.stream);
+        compared != Compared::Unknown || self.seen.as_ref().is_some_and(as_before)
     }
 
     /// The stream seen last no longer exists. Notes its unread entries, for a cursor here with this count; returns
@@ -395,10 +417,12 @@ impl UnreadWatch {
         }
         let recording = self.recording.take();
         match reply.elements() {
-            Some([Value::Integer(1)]) => {
+            Some([Value::Integer(1), cursor]) => {
+                let cursor = call::written_cursor(cursor)?.flatten();
+                let cursor = cursor.ok_or_else(|| UNREAD_LOSS.invalid_reply())?;
                 self.missed = None;
                 if let Some((loss, raised)) = recording {
-                    publisher.on_unread_loss(raised);
+                    publisher.continue_at(cursor, raised);
                     self.on_recorded(loss.count);
                 }
                 Ok(recording.map(|(loss, _)| loss))
@@ -434,8 +458,15 @@ mod tests {
     fn deleted(added: u64) -> PendingLoss {
         let stream = StreamCounters { added, length: added, last: id(added), first: Some(id(1)) };
         let begin = (id(1), Some(1));
-        let look =
-            LastLook { stream, stream_number: 0, begin, read: id(1), counted: Some(1), between: false };
+        let look = LastLook {
+            stream,
+            stream_number: 0,
+            certain: true,
+            begin,
+            read: id(1),
+            counted: Some(1),
+            between: false,
+        };
         look.lost(id(1), count(1, 0, None).at).unwrap()
     }
 
@@ -460,5 +491,12 @@ mod tests {
         assert_eq!(lost(40, count(8, 1, Some(18))).map(|loss| loss.count), Some(2), "it saw less");
         assert_eq!(lost(40, count(8, 2, Some(4))), None, "that is the count of a stream after this one");
         assert_eq!(count(8, 1, Some(17)).with_lost(0, 3), count(8, 1, Some(20)));
+    }
+
+    #[test]
+    fn a_look_at_a_stream_that_may_be_the_next_one_says_nothing_of_the_one_before() {
+        let look = LastLook { certain: false, ..deleted(10).look.unwrap() };
+        assert!(look.moved(id(40), count(24, 1, Some(7))).is_none(), "7 were read of the stream before");
+        assert!(look.moved(id(40), count(7, 0, None)).is_some());
     }
 }

@@ -37,8 +37,8 @@ use std::time::{Duration, Instant};
 
 use super::append::call::{self, CaptureKeys};
 use super::append::state::RankedRevision;
-use super::batch::Builder;
 use super::batch::gap::Gap;
+use super::batch::{Batch, Builder};
 use super::mapping::Mapping;
 use super::memory_quota::MemoryQuota;
 use crate::config::{Capture, Durability};
@@ -50,7 +50,7 @@ use crate::rt::Moment;
 use crate::source::heartbeat::HeartbeatClock;
 use crate::source::replication::ReplicationOffset;
 use crate::source::replication::epochs::Histories;
-use crate::spool::{SpoolDone, SpoolRequest};
+use crate::spool::{Recovered, SpoolDone, SpoolRequest};
 use crate::status::Buffered;
 use handover::{Border, Handover};
 
@@ -312,10 +312,15 @@ impl Engine {
         self.spill.request(&self.chain, durable, room, now.at)
     }
 
-    /// There is a spool from now on. An earlier process left records up to `last` in it, in this many bytes.
-    pub(super) fn on_spool_opened(&mut self, last: Option<Position>, bytes: u64) {
+    /// There is a spool from now on, with the records of an earlier process.
+    pub(super) fn on_spool_opened(&mut self, recovered: &Recovered) {
+        let last = recovered.last.map(Position::from_bytes);
         self.raise_floor(last.map_or(0, |last| last.epoch.number + 1));
-        self.spill = Spill::with_spool(last, bytes);
+        self.spill = Spill::with_spool(last, recovered.bytes);
+        let read = recovered.ends.as_ref().map(|ends| ends.each_ref().map(|body| Batch::read_unix_ms(body)));
+        if let Some([Some(first), Some(last)]) = read {
+            self.chain.on_recovered(first, last);
+        }
     }
 
     /// An empty spool has become available.

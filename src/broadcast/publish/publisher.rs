@@ -230,7 +230,8 @@ impl Publisher {
         self.other.as_ref().is_some_and(|other| self.refused.is_some() || waits(other))
     }
 
-    /// Continues from this cursor, which another instance has moved, if no call is under way. Returns whether it does.
+    /// Continues from this cursor, which another instance or the record of a loss has moved, if no call is under way. Returns
+    /// whether it does.
     pub(crate) fn continue_at(&mut self, cursor: EntryId, counted: CursorCount) -> bool {
         if !self.is_idle() || !self.takes() {
             return false;
@@ -295,11 +296,6 @@ impl Publisher {
         let stream = self.counted.stream - u64::from(self.counted_anew);
         self.counted_anew = added.is_some();
         self.counted = StreamCount { added, stream: stream + u64::from(self.counted_anew) };
-    }
-
-    /// A loss is recorded, and this is the cursor's count with it.
-    pub(crate) fn on_unread_loss(&mut self, counted: CursorCount) {
-        (self.counted, self.counted_there, self.counted_anew) = (counted.at, counted, false);
     }
 
     /// The route's keys.

@@ -296,9 +296,16 @@ impl Model {
         let count = detail.trim_start_matches("at least ").split(' ').next().unwrap();
         self.unread += count.parse::<i64>().unwrap();
         self.dead.push((text(&argv[3]), "deleted_unread".into()));
+        let mut pos = id(&argv[0]);
+        if !argv[5].is_empty() {
+            let up_to = id(&argv[5]);
+            let is_left = self.stream.range(pos..=up_to).any(|(id, _)| *id > pos);
+            pos = if is_left { pos } else { up_to };
+        }
+        self.cursor.insert("pos".into(), pos.to_string());
         self.cursor.insert("counted".into(), text(&argv[2]));
         self.add("rejected", 1);
-        Value::Array(vec![Value::Integer(1)])
+        Value::Array(vec![Value::Integer(1), bytes(pos)])
     }
 
     /// PUBLISH inside a script.

@@ -71,6 +71,17 @@ impl Batch {
     pub(crate) fn decode(bytes: &[u8], read: Instant) -> Result<Self, NotARecord> {
         Remaining(bytes).batch(read).ok_or(NotARecord)
     }
+
+    /// When the first item of such a record was read; milliseconds since 1970. `None` if it is no batch of this version.
+    pub(in crate::capture) fn read_unix_ms(record: &[u8]) -> Option<u64> {
+        let mut record = Remaining(record);
+        if record.byte()? != VERSION {
+            return None;
+        }
+        record.joint()?;
+        (record.position()?, record.position()?);
+        record.number()
+    }
 }
 
 fn block(out: &mut Vec<u8>, bytes: &[u8]) {

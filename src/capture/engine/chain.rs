@@ -85,6 +85,8 @@ pub(crate) struct Chain {
     begun: bool,
     /// When the state was last written before it was first read; milliseconds since 1970.
     since_unix_ms: Option<u64>,
+    /// When an earlier process read the first and the last batch that it left on disk; milliseconds since 1970.
+    recovered_unix_ms: Option<(u64, u64)>,
     /// Why the state may be before everything buffered.
     went_back: Option<Gap>,
     /// True if it is unknown when the state was last written before the place it went back to.
@@ -229,9 +231,20 @@ impl Chain {
         self.ring.iter().skip(self.passed).filter(move |batch| Some(batch.last) > position)
     }
 
-    /// When the state was last written before this process read it; milliseconds since 1970.
+    /// Since when messages may be missing that no process has; milliseconds since 1970. The state was last written then,
+    /// before this process read it. Without a state, an earlier process read its last batch then.
     pub(crate) fn since_unix_ms(&self) -> Option<u64> {
-        self.since_unix_ms
+        self.since_unix_ms.or(self.recovered_unix_ms.map(|(_, last)| last))
+    }
+
+    /// Since when messages may be missing that an earlier process left on disk; milliseconds since 1970.
+    pub(crate) fn spooled_since_unix_ms(&self) -> Option<u64> {
+        self.since_unix_ms.or(self.recovered_unix_ms.map(|(first, _)| first))
+    }
+
+    /// An earlier process left batches on disk. It read the first and the last of them at these times.
+    pub(crate) fn on_recovered(&mut self, first_unix_ms: u64, last_unix_ms: u64) {
+        self.recovered_unix_ms = Some((first_unix_ms.min(last_unix_ms), last_unix_ms));
     }
 
     /// Makes this item the contiguous predecessor of the next one, whichever instance stored it.
@@ -335,7 +348,7 @@ impl Chain {
             Joint::Start if at.is_some() && self.went_back.is_none() => Some(Gap {
                 cause: GapCause::Restart,
                 detail: "tidegate was not running".to_owned(),
-                started_unix_ms: self.since_unix_ms.unwrap_or(now_unix_ms),
+                started_unix_ms: self.since_unix_ms().unwrap_or(now_unix_ms),
                 ended_unix_ms: front.opened_unix_ms,
                 dropped: 0,
             }),
@@ -421,10 +434,19 @@ impl Chain {
         let events = self.held_events() + self.unrecorded_events();
         // Replies to the batches on their way still come; they do not belong to later batches.
         let refused = self.awaited();
-        let Self { checkpoint, begun, since_unix_ms, last, .. } = *self;
+        let Self { checkpoint, begun, since_unix_ms, recovered_unix_ms, last, .. } = *self;
         let (counted, numbering) = (self.counted.take(), std::mem::take(&mut self.numbering));
-        *self =
-            Self { checkpoint, counted, numbering, begun, since_unix_ms, last, refused, ..Self::default() };
+        *self = Self {
+            checkpoint,
+            counted,
+            numbering,
+            begun,
+            since_unix_ms,
+            recovered_unix_ms,
+            last,
+            refused,
+            ..Self::default()
+        };
         events
     }
 

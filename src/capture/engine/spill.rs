@@ -455,7 +455,7 @@ impl SpillReading<'_> {
     /// A loss behind the last record read.
     fn gap(&self, detail: String, dropped: u64) -> Gap {
         let now = self.now.unix_ms;
-        let since = self.chain.last_opened_unix_ms().or(self.chain.since_unix_ms());
+        let since = self.chain.last_opened_unix_ms().or(self.chain.spooled_since_unix_ms());
         let since = since.map_or(now, |since| since.min(now));
         Gap { ended_unix_ms: now, dropped, ..Gap::begins(GapCause::SpoolCorrupt, detail, since) }
     }

@@ -2,7 +2,6 @@
 
 use super::CaptureRoute;
 use crate::logs::LogCode;
-use crate::position::Position;
 use crate::spool::{self, Spool};
 
 /// The place of a route's spool.
@@ -36,7 +35,7 @@ impl CaptureRoute {
                         "the spool has records of an earlier process; they are stored first"
                     );
                 }
-                self.engine.on_spool_opened(recovered.last.map(Position::from_bytes), recovered.bytes);
+                self.engine.on_spool_opened(&recovered);
             }
             Err(error) => tracing::error!(
                 event = LogCode::SpoolUnavailable.as_str(),

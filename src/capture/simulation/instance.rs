@@ -42,7 +42,7 @@ impl Instance {
         let now = world.now(number);
         let mut route = Driver::new(world, number, configuration, None, now);
         let (log, recovered) = Log::over(disk.clone(), world.spool).unwrap();
-        route.engine.on_spool_opened(recovered.last.map(Position::from_bytes), recovered.bytes);
+        route.engine.on_spool_opened(&recovered);
         route.log = Some(log);
         route.spooled = spooled.inherited();
         route.received = route.spooled.intact();

@@ -88,6 +88,10 @@ pub(in crate::spool) fn find<S: Storage>(
                 recovered.events = recovered.events.saturating_add(record.events);
                 recovered.first = recovered.first.or(Some(record.mark));
                 recovered.last = Some(record.mark);
+                match &mut recovered.ends {
+                    Some([_, last]) => *last = record.body,
+                    ends => *ends = Some([record.body.clone(), record.body]),
+                }
             }
             Ok(Some(Piece::Damage(damage))) => damages.push(damage),
             Ok(None) => break,

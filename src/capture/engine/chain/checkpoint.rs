@@ -429,6 +429,26 @@ mod tests {
     }
 
     #[test]
+    fn without_a_state_gaps_begin_at_the_times_of_what_was_on_disk() {
+        let epoch = Epoch { number: 7, anchor: AnchorId::random() };
+        let now = Moment { at: Instant::now(), unix_ms: 900 };
+        let gap = Gap { dropped: 2, ..Gap::begins(GapCause::SpoolCorrupt, "a file is missing", 100) };
+        let lost = Batch::of_loss(epoch.at(30), gap, now, Arc::new(AppendOptions::default()));
+        let read = Batch::read_unix_ms(&lost.encode());
+        assert_eq!(read, Some(100));
+        let mut chain = Chain::new("n");
+        chain.on_recovered(100, 300);
+        assert_eq!(chain.spooled_since_unix_ms(), Some(100), "the loss of all of it");
+        chain.push(lost);
+        let passage = Passage::parse(&epoch.to_string(), "");
+        chain.found(None, None, &Passage::default(), None, 900);
+        chain.found(Some(epoch.at(30)), Some("n"), &passage, None, 900);
+        assert_eq!(chain.since_unix_ms(), Some(300), "the restart");
+        chain.found(Some(epoch.at(30)), Some("n"), &passage, Some(700), 900);
+        assert_eq!(chain.since_unix_ms(), Some(700), "the state is newer");
+    }
+
+    #[test]
     fn a_loss_in_a_history_that_the_state_has_left_is_counted_at_once() {
         let epoch = |number| Epoch { number, anchor: AnchorId::random() };
         let (left, others) = (epoch(7), epoch(8));

@@ -211,6 +211,7 @@ fn what_release_0_1_0_wrote_is_read_to_its_end() {
     disk.put(OLD_NAME, OLD);
     let (mut log, recovered) = open(&disk, OPTIONS);
     assert_eq!((recovered.records, recovered.last, recovered.cut_bytes), (4, Some(mark(4)), 0));
+    assert_eq!(recovered.ends, Some([b"first".to_vec(), b"last".to_vec()]));
     log.write(&records(5..9)).unwrap();
     let pieces = all(&mut log);
     let old: [&[u8]; 4] = [b"first", b"", b"\x00\xff the third", b"last"];
