@@ -242,6 +242,16 @@ impl Chain {
         self.since_unix_ms.or(self.recovered_unix_ms.map(|(first, _)| first))
     }
 
+    /// Since when messages are missing if this waiting batch is given up, with the gap before it; milliseconds since 1970.
+    pub(crate) fn missing_since_unix_ms(&self, batch: &Batch) -> u64 {
+        let before = match &batch.joint {
+            Joint::Gap(gap) => Some(gap.started_unix_ms),
+            Joint::Start => self.since_unix_ms(),
+            Joint::Follows(_) => None,
+        };
+        before.map_or(batch.opened_unix_ms, |before| before.min(batch.opened_unix_ms))
+    }
+
     /// An earlier process left batches on disk. It read the first and the last of them at these times.
     pub(crate) fn on_recovered(&mut self, first_unix_ms: u64, last_unix_ms: u64) {
         self.recovered_unix_ms = Some((first_unix_ms.min(last_unix_ms), last_unix_ms));

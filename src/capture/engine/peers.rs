@@ -170,6 +170,9 @@ impl Engine {
     /// Gives up everything that is buffered, and opens a window anew.
     fn begin_anew(&mut self, cause: GapCause, why: &str, now: Moment) {
         self.flush_builder();
+        let front = self.chain.waiting_after(None).next().or(self.spill.front());
+        let since = front.map(|batch| self.chain.missing_since_unix_ms(batch));
+        let since = since.or(self.chain.since_unix_ms().filter(|_| !self.spill.is_empty()));
         let given_up = self.chain.clear() + self.spill.clear();
         self.forget_tap();
         self.give_up(given_up);
@@ -180,6 +183,7 @@ impl Engine {
         }
         if let Some(gap) = &mut self.gap {
             gap.dropped += given_up;
+            gap.started_unix_ms = since.map_or(gap.started_unix_ms, |since| since.min(gap.started_unix_ms));
         }
     }
 

@@ -157,6 +157,11 @@ impl Spill {
         waiting.chain(self.damage.iter().map(|gap| gap.started_unix_ms)).min()
     }
 
+    /// The first batch behind the chain, if it is in memory.
+    pub(crate) fn front(&self) -> Option<&Batch> {
+        self.tail.front().filter(|_| self.disk_only.is_none())
+    }
+
     /// Bytes on disk.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.bytes

@@ -205,7 +205,7 @@ impl Chain {
         {
             self.held_bytes = self.held_bytes.saturating_sub(batch.held_bytes());
             events += batch.events;
-            began = began.min(batch.opened_unix_ms);
+            began = began.min(self.missing_since_unix_ms(&batch));
             if batch.joint.lost() > 0
                 && let Joint::Gap(loss) = batch.joint
             {
