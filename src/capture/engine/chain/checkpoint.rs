@@ -191,6 +191,10 @@ impl Chain {
             self.passed = at;
             self.sent = at;
         }
+        // A restart's gap among these batches was recorded in what the state has lost. It begins again where it began.
+        let before = self.ring.iter().take(self.passed).rev().find(|batch| !batch.is_loss());
+        let before = before.or(self.ring.get(self.passed)).map(|batch| batch.opened_unix_ms);
+        self.since_unix_ms = self.since_unix_ms.map(|since| before.map_or(since, |before| before.min(since)));
         rewound
     }
 
@@ -389,7 +393,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::capture::batch::AppendOptions;
+    use crate::capture::batch::{AppendOptions, Builder};
     use crate::position::AnchorId;
     use crate::rt::Moment;
 
@@ -446,6 +450,29 @@ mod tests {
         assert_eq!(chain.since_unix_ms(), Some(300), "the restart");
         chain.found(Some(epoch.at(30)), Some("n"), &passage, Some(700), 900);
         assert_eq!(chain.since_unix_ms(), Some(700), "the state is newer");
+    }
+
+    #[test]
+    fn the_gap_of_a_restart_begins_where_it_began_if_the_state_goes_back() {
+        let epoch = |number| Epoch { number, anchor: AnchorId::random() };
+        let (before, after) = (epoch(7), epoch(8));
+        let batch = |at: Position, unix_ms| {
+            let mut builder = Builder::new(Arc::new(AppendOptions::default()));
+            builder.anchor(at, Moment { at: Instant::now(), unix_ms });
+            builder.take().unwrap()
+        };
+        let mut chain = Chain::new("n");
+        chain.push(batch(before.at(0), 300));
+        chain.push(batch(after.at(0), 500));
+        let passage = Passage::parse(&format!("{before} {after}"), "");
+        chain.found(Some(after.at(0)), Some("n"), &passage, Some(100), 600);
+        assert_eq!(chain.since_unix_ms(), Some(500));
+        chain.found(Some(before.at(0)), Some("n"), &passage, Some(300), 700);
+        assert_eq!(
+            chain.since_unix_ms(),
+            Some(300),
+            "both batches are in hand, and the second is sent again"
+        );
     }
 
     #[test]
