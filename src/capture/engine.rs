@@ -4,7 +4,7 @@
 //!              read · reply · error reply · spool done · tick with the time · stop · reload
 //!                                          │ on_…
 //!   ┌──────────────────────────────────────▼───────────────────────────────────────────┐
-//!   │ reading ─▶ intake ─▶ builder ─▶ spill ─▶ chain ─▶ writing      leadership rollout │
+//!   │ reading ─▶ ingest ─▶ builder ─▶ spill ─▶ chain ─▶ writing      leadership rollout │
 //!   │ windows    filter,   batches    to disk, in       calls and    who writes,  by    │
 //!   │            mapping              and back order    replies      which configuration│
 //!   └──────────────────────────────────────┬───────────────────────────────────────────┘

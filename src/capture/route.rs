@@ -1,8 +1,8 @@
 //! The loop of one capture: sockets, files and timers around the engine.
 //!
-//! [`CaptureRoute::run`] is `select` (the only awaits; it returns an event) and `apply` (which awaits nothing), in
-//! turn. `apply` passes the event to the engine, and then carries out the effects: connections, bytes, requests to the
-//! spool, log lines. No decision is made here.
+//! [`CaptureRoute::run`] opens the spool, and then is `select` (which awaits an event) and `apply` (which awaits nothing),
+//! in turn. `apply` passes the event to the engine, and then carries out the effects: connections, bytes, requests to the
+//! spool, log lines. The engine decides everything about messages. The route only chooses the server in replication mode.
 
 mod connection;
 mod destination;
@@ -169,7 +169,7 @@ impl CaptureRoute {
     /// the future drops buffered events; the next start records them as a gap.
     pub async fn run(mut self) -> u64 {
         let housekeeping = self.keep_house();
-        self.publish(Moment::now());
+        self.show_status(Moment::now());
         self.open_spool().await;
         self.settle(Moment::now());
         while !self.engine.is_done(Instant::now()) {
@@ -286,7 +286,7 @@ impl CaptureRoute {
             spool.submit(request);
         }
         if self.engine.take_changed() {
-            self.publish(now);
+            self.show_status(now);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::spool::Spool;
 
 impl CaptureRoute {
     /// Writes the route's status to the board and the gauges.
-    pub(super) fn publish(&mut self, now: Moment) {
+    pub(super) fn show_status(&mut self, now: Moment) {
         let view = self.engine.view(now);
         let bytes = (view.held_bytes + self.source.held_bytes() + self.destination.held_bytes()) as u64;
         self.writes_as.send_if_modified(|known| {
