@@ -119,9 +119,20 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    /// Room for this number of keys is made at once.
+    pub(super) fn with_room_for(keys: usize) -> Self {
+        let keys = keys.min(MOST_KEYS);
+        Self { all: Vec::with_capacity(keys), places: HashMap::with_capacity(keys), ..Self::default() }
+    }
+
     /// Returns whether the call covers these as well.
     pub(super) fn have_room(&self, more: &[Change]) -> bool {
-        let new = more.iter().filter(|change| !self.places.contains_key(&change.key)).count();
+        // Which of them are there already matters near the end only.
+        let new = if self.all.len() + more.len() <= MOST_KEYS {
+            more.len()
+        } else {
+            more.iter().filter(|change| !self.places.contains_key(&change.key)).count()
+        };
         let writes = more.iter().filter(|change| change.write.is_some()).count();
         let bytes: usize = more.iter().map(Change::write_bytes).sum();
         self.all.len() + new <= MOST_KEYS
@@ -132,11 +143,10 @@ impl Changes {
     pub(super) fn add(&mut self, change: Change) {
         self.writes += usize::from(change.write.is_some());
         self.write_bytes += change.write_bytes();
-        if let Some(known) = self.places.get(&change.key).and_then(|at| self.all.get_mut(*at)) {
-            known.merge(change.write);
-        } else {
-            self.places.insert(change.key.clone(), self.all.len());
-            self.all.push(change);
+        let at = *self.places.entry(change.key.clone()).or_insert(self.all.len());
+        match self.all.get_mut(at) {
+            Some(known) => known.merge(change.write),
+            None => self.all.push(change),
         }
     }
 

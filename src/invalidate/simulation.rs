@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::again::BATCH_ENTRIES;
 use crate::config::{Endpoint, IfMissed, Invalidate, SetValue};
 use crate::seeds;
 use crate::status::RouteEndpoint;
@@ -58,6 +59,8 @@ struct World {
     writes_of: u8,
     /// The older configuration, and one that makes more keys.
     settings: [Arc<Invalidate>; 2],
+    /// Most entries of one call: with few, several are under way.
+    batch_entries: usize,
     endpoints: [Endpoint; 2],
     stream: StreamServer,
     cache: CacheServer,
@@ -106,7 +109,8 @@ impl World {
         }
         let endpoints = [Endpoint::at("events", "/a"), Endpoint::at("cache", "/b")];
         let count = rng.usize(1..=2);
-        let instance = |_| Instance::new(settings[0].clone(), &endpoints, now);
+        let batch_entries = [1, 2, 3, BATCH_ENTRIES][rng.usize(..4)];
+        let instance = |_| Instance::new(settings[0].clone(), &endpoints, batch_entries, now);
         Self {
             begin: now,
             now,
@@ -121,6 +125,7 @@ impl World {
             checks: Checks::default(),
             real,
             settings,
+            batch_entries,
             endpoints,
             rng,
         }
