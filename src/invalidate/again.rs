@@ -216,7 +216,7 @@ impl HeldBatches {
         self.batches.get(first).is_some_and(|held| held.due <= now)
     }
 
-    /// What is due by now behind the `first` batches, as much as one call of at most so many entries covers.
+    /// What is due by now behind the `first` batches, as much as one call of at most `most` entries covers.
     pub(super) fn take_due(&self, first: usize, most: usize, now: Instant) -> Option<DueAgain> {
         let mut due = DueAgain { last: None, keys: Vec::new(), first, batches: 0, full: false };
         let mut changes = Changes::with_room_for(most);

@@ -307,7 +307,7 @@ impl Engine {
         self.began
     }
 
-    /// Lets one call of the script cover at most so many entries.
+    /// Lets one call of the script cover at most this number of entries.
     #[cfg(test)]
     pub(super) const fn with_batches_of(mut self, entries: usize) -> Self {
         self.batch_entries = entries;
@@ -316,7 +316,8 @@ impl Engine {
 
     /// Bytes that are held in memory.
     pub(super) fn held_bytes(&self) -> usize {
-        self.held.bytes() + self.session.as_ref().map_or(0, |session| session.queue.bytes())
+        self.held.bytes()
+            + self.session.as_ref().map_or(0, |session| session.queue.bytes() + session.bytes_under_way())
     }
 
     /// The route is to stop: nothing more is read, and the call under way is waited for.

@@ -30,6 +30,8 @@ pub(super) struct Batch {
     pub(super) entries: usize,
     /// Each once.
     pub(super) keys: Vec<Change>,
+    /// What its entries took in the queue.
+    pub(super) bytes: usize,
 }
 
 /// The entries that were read and not sent, in order.
@@ -60,7 +62,7 @@ impl Queue {
         self.bytes
     }
 
-    /// Returns whether there is enough for a call of so many entries.
+    /// Returns whether there is enough for a call of `most` entries.
     pub(super) fn has_batch(&self, most: usize) -> bool {
         self.entries.len() >= most || self.keys >= MOST_KEYS
     }
@@ -75,10 +77,10 @@ impl Queue {
         *self = Self::default();
     }
 
-    /// Takes the next batch: as many entries as one call of at most so many covers.
+    /// Takes the next batch: as many entries as one call of at most `most` covers.
     pub(super) fn next_batch(&mut self, most: usize) -> Option<Batch> {
         let first = self.entries.front()?;
-        let mut batch = Batch { last: first.place, entries: 0, keys: Vec::new() };
+        let mut batch = Batch { last: first.place, entries: 0, keys: Vec::new(), bytes: 0 };
         let mut changes = Changes::with_room_for(self.keys.min(most));
         while let Some(next) = self.entries.front() {
             let fits = batch.entries < most && changes.have_room(&next.keys);
@@ -86,8 +88,10 @@ impl Queue {
                 break;
             }
             let Some(next) = self.entries.pop_front() else { break };
+            let bytes = bytes(&next.keys);
             self.keys -= next.keys.len();
-            self.bytes -= bytes(&next.keys);
+            self.bytes -= bytes;
+            batch.bytes += bytes;
             batch.last = next.place;
             batch.entries += 1;
             next.keys.into_iter().for_each(|change| changes.add(change));

@@ -234,6 +234,30 @@ fn histories(seeds: Range<u64>, real: Option<Real>) {
     seeds::run(seeds, real, |seed, real| World::new(seed, real).run());
 }
 
+/// Full batches follow each other, and what is left over waits for their answers.
+#[test]
+fn several_calls_are_under_way() {
+    for (batch_entries, most) in [(1, 4), (3, 3), (BATCH_ENTRIES, 1)] {
+        let mut world = World::new(0, None);
+        (world.batch_entries, world.faults.over) = (batch_entries, true);
+        world.end(0);
+        world.instances.truncate(1);
+        (0..10).for_each(|_| world.add(None));
+        let mut found = 0;
+        while world.cache.place("pos") != world.stream.last {
+            world.now += Duration::from_millis(1);
+            world.turn(0);
+            found = found.max(world.instances[0].calls_under_way());
+            world.serve(0, RouteEndpoint::Source);
+            // The stream is faster.
+            if world.now.duration_since(world.begin).as_millis().is_multiple_of(10) {
+                (0..most).for_each(|_| world.serve(0, RouteEndpoint::Destination));
+            }
+        }
+        assert_eq!(found, most, "with batches of {batch_entries}");
+    }
+}
+
 #[test]
 fn random_histories() {
     histories(0..2_000, None);

@@ -32,6 +32,8 @@ use crate::text::plural;
 
 /// Most calls under way: the cache has work while an answer is read and the next batch is made.
 const CALLS_UNDER_WAY: usize = 4;
+/// Bytes of keys and values under way to which another call is added.
+const BYTES_UNDER_WAY: usize = 1024 * 1024;
 
 /// A call to the cache.
 #[derive(Debug)]
@@ -116,6 +118,12 @@ impl SessionState {
         places
     }
 
+    /// Bytes of keys and values that the first pass is applying.
+    pub(super) fn bytes_under_way(&self) -> usize {
+        let of = |call: &CacheCall| if let CacheCall::First(_, batch) = call { batch.bytes } else { 0 };
+        self.calls.iter().map(|(call, _)| of(call)).sum()
+    }
+
     /// How many of the held batches are being cleared once more.
     fn batches_under_way(&self) -> usize {
         let of = |call: &CacheCall| if let CacheCall::Again(_, due) = call { due.batches() } else { 0 };
@@ -173,13 +181,14 @@ impl Engine {
         Some(self.look(out, now))
     }
 
-    /// Returns whether a pass may go on behind the calls under way. One that tells the cursor more than a place goes
+    /// Returns whether a pass may continue behind the calls under way. One that tells the cursor more than a place goes
     /// alone, so that it is known from its answer what the cursor has.
     fn may_follow(&self) -> bool {
         let Some(session) = &self.session else { return false };
         let tells = self.gaps.1 || self.gaps_written.0.is_some();
         session.ready
             && session.calls.len() < CALLS_UNDER_WAY
+            && session.bytes_under_way() < BYTES_UNDER_WAY
             && session.calls.iter().all(|(call, _)| call.moves_a_place())
             && !tells
             && self.sweep.as_ref().is_none_or(Sweep::rests)

@@ -55,6 +55,12 @@ impl Instance {
         Self { settings, engine, links: None, connect_at: now, frozen: None, trimmed: 0 }
     }
 
+    /// How many calls of a script the cache has not carried out.
+    pub(super) fn calls_under_way(&self) -> usize {
+        let requests = self.links.iter().flat_map(|[_, cache]| &cache.requests);
+        requests.filter(|request| request[0] == "EVALSHA").count()
+    }
+
     /// Its description for a history that fails.
     pub(super) fn shown(&self) -> String {
         format!("{:?} {:?}", self.links, self.engine)
