@@ -96,7 +96,7 @@ redis.call('UNLINK', KEYS[2])
 if not ARGV[2]";
 const COMPARED: &str = "#old > #new or #old == #new and old >= new";
 
-const MUTANTS: [Mutant; 17] = [
+const MUTANTS: [Mutant; 18] = [
     // It fills without a lease.
     Mutant {
         kind: Kind::RedisPy,
@@ -201,6 +201,13 @@ const MUTANTS: [Mutant; 17] = [
         line: "startswith(\"WRONGTYPE\")",
         instead: "startswith(\"-\")",
         fails: "A key of another type is a miss, and makes way",
+    },
+    // It reads a pickle where the route has stored JSON.
+    Mutant {
+        kind: Kind::Django,
+        line: "{} if self._arguments.get(\"versions\") else ",
+        instead: "",
+        fails: "With versions, what the route has stored is what the next reader gets",
     },
     // Without the cache there is no answer.
     Mutant {

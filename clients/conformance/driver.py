@@ -121,7 +121,7 @@ elif kind == "django":
         "BACKEND": "tidegate_django.LeaseRedisCache",
         "LOCATION": url,
         "OPTIONS": settings(redis.retry.Retry),
-        "TIDEGATE": {"wait": wait, "lease": 60},
+        "TIDEGATE": {"wait": wait, "lease": 60, "versions": versions},
         # The contract's keys, as they stand there.
         "KEY_FUNCTION": lambda key, prefix, version: key,
     }

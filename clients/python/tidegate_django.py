@@ -4,6 +4,8 @@
 
 "TIDEGATE": {"lease": 10, "wait": 0.1} beside these are arguments of tidegate_cache.Cache. The route needs the keys as
 Django writes them, PREFIX:VERSION:KEY: keys = [":1:product:<pointer:/sku>"]. aget_or_set is Django's own, without a lease.
+"versions": True there is for a route with `set`: default() then returns (value, version), and keys are hashes of JSON and
+version. Only get_or_set, changed and delete know these; give them an alias of their own in CACHES.
 Licence: MIT or Apache-2.0, as tidegate.
 """
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
@@ -33,4 +35,6 @@ class LeaseRedisCache(RedisCache):
 
     def _leased(self, key):
         client, serializer = self._cache.get_client(key, write=True), self._cache._serializer
-        return Cache(client, dumps=serializer.dumps, loads=serializer.loads, **self._arguments)
+        # The route stores what an event has, which is no pickle.
+        form = {} if self._arguments.get("versions") else {"dumps": serializer.dumps, "loads": serializer.loads}
+        return Cache(client, **{**form, **self._arguments})

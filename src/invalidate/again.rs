@@ -47,8 +47,18 @@ pub(super) struct DueAgain {
     pub(super) last: Option<Place>,
     /// The keys, each once.
     pub(super) keys: Vec<Change>,
-    /// How many of the held batches it is.
+    /// Which of the held batches it is: how many come before, and how many they are.
+    first: usize,
     batches: usize,
+    /// True if it is as much as one call covers.
+    pub(super) full: bool,
+}
+
+impl DueAgain {
+    /// How many of the held batches it is.
+    pub(super) const fn batches(&self) -> usize {
+        self.batches
+    }
 }
 
 /// The batches that wait for their second pass, in order.
@@ -182,7 +192,7 @@ impl HeldBatches {
 
     /// Returns whether entries are given up with these.
     pub(super) fn lacks(&self, due: &DueAgain) -> bool {
-        self.batches.iter().take(due.batches).any(|held| held.lost > 0)
+        self.batches.iter().skip(due.first).take(due.batches).any(|held| held.lost > 0)
     }
 
     /// Returns whether entries up to this place are lost and not given up yet.
@@ -192,7 +202,8 @@ impl HeldBatches {
 
     /// How many entries are given up with these. They are told once.
     pub(super) fn take_lost(&mut self, due: &DueAgain) -> u64 {
-        self.batches.iter_mut().take(due.batches).map(|held| std::mem::take(&mut held.lost)).sum()
+        let batches = self.batches.iter_mut().skip(due.first).take(due.batches);
+        batches.map(|held| std::mem::take(&mut held.lost)).sum()
     }
 
     /// When the first of them is due.
@@ -200,16 +211,25 @@ impl HeldBatches {
         self.batches.front().map(|held| held.due)
     }
 
-    /// What is due by now, as much as one call covers.
-    pub(super) fn take_due(&self, now: Instant) -> Option<DueAgain> {
-        let mut due = DueAgain { last: None, keys: Vec::new(), batches: 0 };
-        let mut changes = Changes::default();
+    /// Returns whether something is due by now behind the `first` batches.
+    pub(super) fn is_due(&self, first: usize, now: Instant) -> bool {
+        self.batches.get(first).is_some_and(|held| held.due <= now)
+    }
+
+    /// What is due by now behind the `first` batches, as much as one call of at most `most` entries covers.
+    pub(super) fn take_due(&self, first: usize, most: usize, now: Instant) -> Option<DueAgain> {
+        let mut due = DueAgain { last: None, keys: Vec::new(), first, batches: 0, full: false };
+        let mut changes = Changes::with_room_for(most);
         let mut entries = 0;
-        for held in &self.batches {
+        for held in self.batches.iter().skip(first) {
             let first = due.batches == 0;
-            let fits = entries + held.entries <= BATCH_ENTRIES && changes.have_room(&held.keys);
+            let fits = entries + held.entries <= most && changes.have_room(&held.keys);
             let alike = first || held.last.is_some() == due.last.is_some();
-            if held.due > now || !first && (!fits || !alike) {
+            if held.due > now {
+                break;
+            }
+            if !(first || fits && alike) {
+                due.full = true;
                 break;
             }
             held.keys.iter().for_each(|change| changes.add(change.clone()));
@@ -217,11 +237,12 @@ impl HeldBatches {
             due.last = held.last;
             due.batches += 1;
         }
+        due.full |= entries >= most;
         due.keys = changes.into_vec();
         (due.batches > 0).then_some(due)
     }
 
-    /// Takes in that these were cleared once more.
+    /// Takes in that these, the first ones by now, were cleared once more.
     pub(super) fn on_done(&mut self, due: &DueAgain) {
         for held in self.batches.drain(..due.batches.min(self.batches.len())) {
             self.bytes -= held.bytes();
@@ -325,8 +346,8 @@ mod tests {
         held.hold((id(2), place(3)), 1, keys(&["a"]), start + AFTER);
         held.hold((id(3), place(9)), 1, keys(&["c"]), start + 2 * AFTER);
         assert_eq!((held.due(), held.end()), (Some(start + AFTER), place(9)));
-        assert_eq!(held.take_due(start), None);
-        let due = held.take_due(start + AFTER).unwrap();
+        assert_eq!(held.take_due(0, BATCH_ENTRIES, start), None);
+        let due = held.take_due(0, BATCH_ENTRIES, start + AFTER).unwrap();
         assert_eq!((due.last, due.keys.clone(), due.batches), (Some(place(3)), keys(&["a", "b"]), 2));
         held.on_done(&due);
         held.on_place(place(3));
@@ -348,27 +369,33 @@ mod tests {
         };
         let mut ahead = held();
         ahead.on_place(place(3));
-        assert_eq!(ahead.take_due(start).unwrap().batches, 1);
+        assert_eq!(ahead.take_due(0, BATCH_ENTRIES, start).unwrap().batches, 1);
         ahead.on_place(place(7));
-        assert_eq!((ahead.take_due(start), ahead.end(), ahead.bytes()), (None, place(7), 0));
+        assert_eq!(
+            (ahead.take_due(0, BATCH_ENTRIES, start), ahead.end(), ahead.bytes()),
+            (None, place(7), 0)
+        );
         let mut back = held();
         back.on_went_back(place(2), place(0));
-        assert_eq!((back.take_due(start).unwrap().last, back.end()), (Some(place(2)), place(2)));
+        assert_eq!(
+            (back.take_due(0, BATCH_ENTRIES, start).unwrap().last, back.end()),
+            (Some(place(2)), place(2))
+        );
         let mut again_alone = held();
         again_alone.on_place(place(3));
         again_alone.on_place(place(1));
         assert_eq!(
-            (again_alone.take_due(start), again_alone.end()),
+            (again_alone.take_due(0, BATCH_ENTRIES, start), again_alone.end()),
             (None, place(1)),
             "the rest is read again"
         );
         let mut lost = held();
         lost.lose(place(7), 3, start);
         lost.on_place(Place { read: Some(4), ..place(7) });
-        let due = lost.take_due(start).unwrap();
+        let due = lost.take_due(0, BATCH_ENTRIES, start).unwrap();
         assert_eq!((lost.lacks(&due), lost.take_lost(&due)), (true, 3), "nobody has given them up");
         lost.on_place(place(7));
-        assert_eq!(lost.take_due(start), None, "the other instance had them all");
+        assert_eq!(lost.take_due(0, BATCH_ENTRIES, start), None, "the other instance had them all");
         let mut trimmed = HeldBatches::new(AFTER);
         trimmed.on_place(place(0));
         for n in 3..=4 {
@@ -377,20 +404,24 @@ mod tests {
         }
         trimmed.lose(place(4), 2, start + AFTER);
         trimmed.on_place(place(3));
-        let rest = trimmed.take_due(start).unwrap();
+        let rest = trimmed.take_due(0, BATCH_ENTRIES, start).unwrap();
         assert_eq!(rest.last, Some(place(4)), "the other instance had what is lost here");
-        let all = trimmed.take_due(start + AFTER).unwrap();
+        let all = trimmed.take_due(0, BATCH_ENTRIES, start + AFTER).unwrap();
         assert!(all.batches == 2 && !trimmed.lacks(&all));
         let mut anew = held();
         anew.on_stream_anew();
         assert_eq!(anew.end(), Place::default());
         anew.hold((id(0), place(1)), 1, keys(&["z"]), start);
-        let old = anew.take_due(start).unwrap();
+        let old = anew.take_due(0, BATCH_ENTRIES, start).unwrap();
         assert_eq!((old.last, old.batches), (None, 4), "the old stream's keys move no place");
         anew.on_place(Place::default());
-        assert_eq!(anew.take_due(start).unwrap().batches, 4, "and no place takes them along");
+        assert_eq!(
+            anew.take_due(0, BATCH_ENTRIES, start).unwrap().batches,
+            4,
+            "and no place takes them along"
+        );
         anew.on_done(&old);
-        assert_eq!(anew.take_due(start).unwrap().last, Some(place(1)));
+        assert_eq!(anew.take_due(0, BATCH_ENTRIES, start).unwrap().last, Some(place(1)));
     }
 
     #[test]
@@ -404,7 +435,7 @@ mod tests {
         }
         assert!(!held.has_room() && held.bytes() < HELD_BYTES + 5_000_000);
         assert_eq!(held.end(), place(3));
-        assert_eq!(held.take_due(start).unwrap().batches, 3, "the same keys are one call");
+        assert_eq!(held.take_due(0, BATCH_ENTRIES, start).unwrap().batches, 3, "the same keys are one call");
     }
 
     #[test]

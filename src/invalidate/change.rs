@@ -3,8 +3,10 @@
 //! Several entries may be about one key. A removal wins, since it is always right, and else the highest version.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 /// A key of the cache.
 pub(super) type CacheKey = Box<[u8]>;
@@ -112,16 +114,29 @@ impl AsRef<[u8]> for Change {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     all: Vec<Change>,
-    places: HashMap<CacheKey, usize>,
+    /// Where each key is among them, found without a copy of it.
+    places: HashTable<usize>,
+    hasher: DefaultHashBuilder,
     /// Versions that were added, also to keys that were there, and the bytes of these and their values.
     writes: usize,
     write_bytes: usize,
 }
 
 impl Changes {
+    /// Room for this number of keys is made at once.
+    pub(super) fn with_room_for(keys: usize) -> Self {
+        let keys = keys.min(MOST_KEYS);
+        Self { all: Vec::with_capacity(keys), places: HashTable::with_capacity(keys), ..Self::default() }
+    }
+
     /// Returns whether the call covers these as well.
     pub(super) fn have_room(&self, more: &[Change]) -> bool {
-        let new = more.iter().filter(|change| !self.places.contains_key(&change.key)).count();
+        // Which of them are there already matters near the end only.
+        let new = if self.all.len() + more.len() <= MOST_KEYS {
+            more.len()
+        } else {
+            more.iter().filter(|change| self.find(&change.key).is_none()).count()
+        };
         let writes = more.iter().filter(|change| change.write.is_some()).count();
         let bytes: usize = more.iter().map(Change::write_bytes).sum();
         self.all.len() + new <= MOST_KEYS
@@ -132,12 +147,18 @@ impl Changes {
     pub(super) fn add(&mut self, change: Change) {
         self.writes += usize::from(change.write.is_some());
         self.write_bytes += change.write_bytes();
-        if let Some(known) = self.places.get(&change.key).and_then(|at| self.all.get_mut(*at)) {
-            known.merge(change.write);
-        } else {
-            self.places.insert(change.key.clone(), self.all.len());
-            self.all.push(change);
+        if let Some(known) = self.find(&change.key).and_then(|at| self.all.get_mut(at)) {
+            return known.merge(change.write);
         }
+        let (all, hasher) = (&self.all, &self.hasher);
+        let hash_of = |at: &usize| all.get(*at).map_or(0, |known| hasher.hash_one(&known.key));
+        self.places.insert_unique(hasher.hash_one(&change.key), all.len(), hash_of);
+        self.all.push(change);
+    }
+
+    fn find(&self, key: &CacheKey) -> Option<usize> {
+        let is_it = |at: &usize| self.all.get(*at).is_some_and(|known| known.key == *key);
+        self.places.find(self.hasher.hash_one(key), is_it).copied()
     }
 
     pub(super) fn into_vec(self) -> Vec<Change> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! source   XREAD after the last entry read ─▶ keys ─▶ queue        one request at a time; once a second its counts
-//! cache    look, adopt, or clear                                   one call at a time: places move in order
+//! cache    look, adopt, or clear                                   several that move a place, in order; else one
 //! ```
 //!
 //! The engine opens no socket and reads no clock. Nothing that it believes needs to be true: each call compares, and a
@@ -12,12 +12,13 @@ mod cache;
 mod source;
 mod taken;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::again::{HeldBatches, Marks};
+use super::again::{BATCH_ENTRIES, HeldBatches, Marks};
 use super::cursor::{Counts, CursorCalls, CursorLook, PlaceField};
 use super::failure::SessionFailure;
 use super::keys::{KeyMaker, Rejection};
@@ -31,7 +32,7 @@ use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
 use crate::status::RouteEndpoint;
 use crate::stream::EntryId;
 use crate::stream::counters::StreamCounters;
-use cache::{Adoption, CacheCall, CacheClock};
+use cache::{Adoption, CacheClock, SentCall};
 use source::SourceRequest;
 
 /// Interval at which the cursor is written when nothing else moves it: a cache that evicts would drop one that is never
@@ -120,6 +121,8 @@ pub(super) struct Engine {
     dead_letters: String,
     timeouts: (Duration, Duration),
     keys: KeyMaker,
+    /// Most entries of one call of the script.
+    batch_entries: usize,
     standing: Standing,
     places: Option<Places>,
     /// The marks, and whether the cursor lacks some.
@@ -156,8 +159,9 @@ struct SessionState {
     hashes: Hashes,
     /// The request to the source under way, and since when.
     asked: Option<(SourceRequest, Instant)>,
-    /// The call to the cache under way, and since when.
-    call: Option<(CacheCall, Instant)>,
+    /// The calls to the cache under way, oldest first, and when the last one was answered.
+    calls: VecDeque<SentCall>,
+    answered: Instant,
     /// True once the cursor is known to be ours and where it is believed to be.
     ready: bool,
     /// A look at the cursor that waits for the stream's counts.
@@ -216,6 +220,7 @@ impl Engine {
             dead_letters: redis_keys::of_route(&source.key_prefix, &settings.name, "dead-letters"),
             timeouts: (source.response_timeout, cache.response_timeout),
             keys: KeyMaker::new(&settings),
+            batch_entries: BATCH_ENTRIES,
             standing: Standing::New,
             places: None,
             marks: (Marks::default(), false),
@@ -245,7 +250,8 @@ impl Engine {
         self.session = Some(SessionState {
             hashes,
             asked: None,
-            call: None,
+            calls: VecDeque::new(),
+            answered: now,
             ready: false,
             look: None,
             checked: false,
@@ -301,9 +307,17 @@ impl Engine {
         self.began
     }
 
+    /// Lets one call of the script cover at most this number of entries.
+    #[cfg(test)]
+    pub(super) const fn with_batches_of(mut self, entries: usize) -> Self {
+        self.batch_entries = entries;
+        self
+    }
+
     /// Bytes that are held in memory.
     pub(super) fn held_bytes(&self) -> usize {
-        self.held.bytes() + self.session.as_ref().map_or(0, |session| session.queue.bytes())
+        self.held.bytes()
+            + self.session.as_ref().map_or(0, |session| session.queue.bytes() + session.bytes_under_way())
     }
 
     /// The route is to stop: nothing more is read, and the call under way is waited for.
@@ -329,7 +343,7 @@ impl Engine {
         self.ask_source(source, now);
         self.ask_cache(cache, now);
         let Some(session) = &mut self.session else { return Ok(Next::Continue) };
-        let stopped = session.stopping && session.call.is_none();
+        let stopped = session.stopping && session.calls.is_empty();
         if session.is_applied(self.places) {
             self.applied = self.applied.max(session.end_seen.map(|(_, at)| at));
         }
@@ -346,7 +360,7 @@ impl Engine {
     /// When to call [`Self::advance`] if nothing happens before.
     pub(super) fn due(&self) -> Option<Instant> {
         let session = self.session.as_ref()?;
-        if session.call.is_some() {
+        if !session.calls.is_empty() {
             return None;
         }
         if !session.ready {
@@ -367,8 +381,9 @@ impl Engine {
         {
             return Err(SessionFailure::source(Error::Timeout(source, "reading the stream")));
         }
-        if let Some((_, since)) = &session.call
-            && now >= *since + cache
+        // The server begins with a call when the one before is done.
+        if let Some((_, since)) = session.calls.front()
+            && now >= session.answered.max(*since) + cache
         {
             return Err(SessionFailure::cache(Error::Timeout(cache, "clearing keys")));
         }

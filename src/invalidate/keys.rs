@@ -108,12 +108,16 @@ impl KeyMaker {
             return EntryKeys::Filtered;
         }
         self.values.read(|| entry.field(self.payload_field.as_bytes()).unwrap_or_default());
-        let mut seen = HashSet::new();
-        let mut keys = Vec::new();
+        let mut keys: Vec<CacheKey> = Vec::new();
         let mut rejected = None;
         for template in &self.templates {
             match self.keys(template, entry) {
-                Ok(made) => keys.extend(made.into_iter().filter(|key| seen.insert(key.clone()))),
+                Ok(made) if keys.is_empty() && made.len() == 1 => keys = made,
+                Ok(made) => {
+                    keys.extend(made);
+                    let mut seen = HashSet::with_capacity(keys.len());
+                    keys.retain(|key| seen.insert(key.clone()));
+                }
                 Err(Rejection::TooManyKeys) => {
                     return EntryKeys::Rejected(Rejection::TooManyKeys, Vec::new());
                 }

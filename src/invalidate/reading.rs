@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::again::BATCH_ENTRIES;
-use super::change::{Change, Changes};
+use super::change::{Change, Changes, MOST_KEYS};
 use super::place::Place;
 
 /// Entries that are read ahead. One read brings at most half of them.
@@ -31,12 +30,15 @@ pub(super) struct Batch {
     pub(super) entries: usize,
     /// Each once.
     pub(super) keys: Vec<Change>,
+    /// What its entries took in the queue.
+    pub(super) bytes: usize,
 }
 
 /// The entries that were read and not sent, in order.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     entries: VecDeque<QueuedEntry>,
+    keys: usize,
     bytes: usize,
 }
 
@@ -60,7 +62,13 @@ impl Queue {
         self.bytes
     }
 
+    /// Returns whether there is enough for a call of `most` entries.
+    pub(super) fn has_batch(&self, most: usize) -> bool {
+        self.entries.len() >= most || self.keys >= MOST_KEYS
+    }
+
     pub(super) fn push(&mut self, entry: QueuedEntry) {
+        self.keys += entry.keys.len();
         self.bytes += bytes(&entry.keys);
         self.entries.push_back(entry);
     }
@@ -69,18 +77,21 @@ impl Queue {
         *self = Self::default();
     }
 
-    /// Takes the next batch: as many entries as one call covers.
-    pub(super) fn next_batch(&mut self) -> Option<Batch> {
+    /// Takes the next batch: as many entries as one call of at most `most` covers.
+    pub(super) fn next_batch(&mut self, most: usize) -> Option<Batch> {
         let first = self.entries.front()?;
-        let mut batch = Batch { last: first.place, entries: 0, keys: Vec::new() };
-        let mut changes = Changes::default();
+        let mut batch = Batch { last: first.place, entries: 0, keys: Vec::new(), bytes: 0 };
+        let mut changes = Changes::with_room_for(self.keys.min(most));
         while let Some(next) = self.entries.front() {
-            let fits = batch.entries < BATCH_ENTRIES && changes.have_room(&next.keys);
+            let fits = batch.entries < most && changes.have_room(&next.keys);
             if batch.entries > 0 && !fits {
                 break;
             }
             let Some(next) = self.entries.pop_front() else { break };
-            self.bytes -= bytes(&next.keys);
+            let bytes = bytes(&next.keys);
+            self.keys -= next.keys.len();
+            self.bytes -= bytes;
+            batch.bytes += bytes;
             batch.last = next.place;
             batch.entries += 1;
             next.keys.into_iter().for_each(|change| changes.add(change));
@@ -97,6 +108,7 @@ fn bytes(keys: &[Change]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::invalidate::again::BATCH_ENTRIES;
     use crate::stream::EntryId;
 
     fn entry(id: u64, keys: impl Iterator<Item = usize>) -> QueuedEntry {
@@ -111,7 +123,7 @@ mod tests {
         (1..=130).for_each(|id| queue.push(entry(id, 0..2)));
         queue.push(entry(131, 0..1000));
         queue.push(entry(132, 1000..1001));
-        let sizes: Vec<_> = std::iter::from_fn(|| queue.next_batch())
+        let sizes: Vec<_> = std::iter::from_fn(|| queue.next_batch(BATCH_ENTRIES))
             .map(|batch| (batch.last.id.milliseconds, batch.entries, batch.keys.len(), batch.last.counted))
             .collect();
         assert_eq!(sizes, [(128, 128, 2, Some(128)), (131, 3, 1000, Some(131)), (132, 1, 1, Some(132))]);

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::again::BATCH_ENTRIES;
 use crate::config::{Endpoint, IfMissed, Invalidate, SetValue};
 use crate::seeds;
 use crate::status::RouteEndpoint;
@@ -58,6 +59,8 @@ struct World {
     writes_of: u8,
     /// The older configuration, and one that makes more keys.
     settings: [Arc<Invalidate>; 2],
+    /// Most entries of one call: with few, several are under way.
+    batch_entries: usize,
     endpoints: [Endpoint; 2],
     stream: StreamServer,
     cache: CacheServer,
@@ -106,7 +109,8 @@ impl World {
         }
         let endpoints = [Endpoint::at("events", "/a"), Endpoint::at("cache", "/b")];
         let count = rng.usize(1..=2);
-        let instance = |_| Instance::new(settings[0].clone(), &endpoints, now);
+        let batch_entries = [1, 2, 3, BATCH_ENTRIES][rng.usize(..4)];
+        let instance = |_| Instance::new(settings[0].clone(), &endpoints, batch_entries, now);
         Self {
             begin: now,
             now,
@@ -121,6 +125,7 @@ impl World {
             checks: Checks::default(),
             real,
             settings,
+            batch_entries,
             endpoints,
             rng,
         }
@@ -227,6 +232,30 @@ fn traces() -> bool {
 
 fn histories(seeds: Range<u64>, real: Option<Real>) {
     seeds::run(seeds, real, |seed, real| World::new(seed, real).run());
+}
+
+/// Full batches follow each other, and what is left over waits for their answers.
+#[test]
+fn several_calls_are_under_way() {
+    for (batch_entries, most) in [(1, 4), (3, 3), (BATCH_ENTRIES, 1)] {
+        let mut world = World::new(0, None);
+        (world.batch_entries, world.faults.over) = (batch_entries, true);
+        world.end(0);
+        world.instances.truncate(1);
+        (0..10).for_each(|_| world.add(None));
+        let mut found = 0;
+        while world.cache.place("pos") != world.stream.last {
+            world.now += Duration::from_millis(1);
+            world.turn(0);
+            found = found.max(world.instances[0].calls_under_way());
+            world.serve(0, RouteEndpoint::Source);
+            // The stream is faster.
+            if world.now.duration_since(world.begin).as_millis().is_multiple_of(10) {
+                (0..most).for_each(|_| world.serve(0, RouteEndpoint::Destination));
+            }
+        }
+        assert_eq!(found, most, "with batches of {batch_entries}");
+    }
 }
 
 #[test]

@@ -193,6 +193,11 @@ impl Sweep {
         self.unwritten
     }
 
+    /// Returns whether nothing is cleared, and the cursor is known to say so.
+    pub(super) fn rests(&self) -> bool {
+        self.step == Step::None && !self.unwritten && !self.sent
+    }
+
     /// The step that is under way.
     pub(super) const fn step(&self) -> Step {
         self.step

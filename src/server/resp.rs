@@ -16,4 +16,4 @@ pub use token::{ProtocolError, Token, bulk_header, count_header, token};
 pub use value::Value;
 #[cfg(test)]
 pub(crate) use write::reply;
-pub use write::{MAX_ARGUMENTS, argument, command, header, login, number_argument};
+pub use write::{MAX_ARGUMENTS, argument, argument_of, command, header, login, number_argument};

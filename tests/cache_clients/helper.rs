@@ -27,11 +27,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Django's cache has its own form of values.
-    pub(crate) fn keeps_versions(self) -> bool {
-        self != Self::Django
-    }
-
     /// Interpreter, driver and the driver's name for it.
     fn program(self) -> [&'static str; 3] {
         match self {

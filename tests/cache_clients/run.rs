@@ -35,7 +35,7 @@ impl Under<'_> {
     /// The first case that the helper fails, and how.
     pub(crate) fn run(self, cases: &[Case]) -> Result<(), String> {
         let mut kept: Option<World> = None;
-        for case in cases.iter().filter(|case| self.kind.keeps_versions() || !case.has_versions()) {
+        for case in cases {
             let settings = settings(case);
             let mut world = match kept.take() {
                 Some(world) if world.settings == settings => world,

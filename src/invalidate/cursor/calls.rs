@@ -88,7 +88,7 @@ impl CursorCalls {
         }
         if let Some((before, behind)) = lease {
             for key in keys() {
-                resp::argument(out, &[before, &key[..], behind].concat());
+                resp::argument_of(out, [before, key, behind]);
             }
         }
         for argument in [

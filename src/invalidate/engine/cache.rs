@@ -1,11 +1,19 @@
-//! The cache: looking at the cursor, adopting it, and clearing keys. One call at a time.
+//! The cache: looking at the cursor, adopting it, and clearing keys.
+//!
+//! ```text
+//! pos 4 → 7 ──▶ pos 7 → 9 ──▶ again 2 → 5 ──▶        calls that move a place: several under way
+//! look, adopt, scan, write ──▶                       anything else: alone
+//! ```
+//!
+//! A call that moves a place says where it believes that place to be: where the call before it leads. If that one is
+//! refused, so is this one, and the cursor is looked at.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::source::is_anew;
-use super::{Cleared, Counts, Effect, Engine, IDLE, OUTDATED_WAITS, Places, Standing};
+use super::{Cleared, Counts, Effect, Engine, IDLE, OUTDATED_WAITS, Places, SessionState, Standing};
 use crate::event::{InvalidateLoss, ReplayTrigger};
 use crate::invalidate::again::{DueAgain, Marks};
 use crate::invalidate::change::Change;
@@ -22,6 +30,11 @@ use crate::stream::EntryId;
 use crate::stream::counters::StreamCounters;
 use crate::text::plural;
 
+/// Most calls under way: the cache has work while an answer is read and the next batch is made.
+const CALLS_UNDER_WAY: usize = 4;
+/// Bytes of keys and values under way to which another call is added.
+const BYTES_UNDER_WAY: usize = 1024 * 1024;
+
 /// A call to the cache.
 #[derive(Debug)]
 pub(super) enum CacheCall {
@@ -30,8 +43,10 @@ pub(super) enum CacheCall {
     /// The cache's time, after this look.
     Time(CursorLook),
     Adopt(Adoption),
-    First(Batch),
-    Again(DueAgain),
+    /// The first pass moves from this place on.
+    First(Place, Batch),
+    /// The second pass moves from this place on.
+    Again(Place, DueAgain),
     /// The cursor is written, and nothing cleared; the place of the first pass, with what is known of it by now.
     Write(Place),
     /// Keys are looked for, to clear all of them.
@@ -39,6 +54,9 @@ pub(super) enum CacheCall {
     /// What was found, of this number.
     Swept(usize),
 }
+
+/// A call under way, and since when.
+pub(super) type SentCall = (CacheCall, Instant);
 
 /// How the cursor is to be put.
 #[derive(Debug, Clone)]
@@ -76,6 +94,43 @@ pub(super) struct CacheClock {
     pub(super) after: Duration,
 }
 
+impl CacheCall {
+    /// Returns whether it moves a place of the cursor, and does nothing else: others may follow it.
+    const fn moves_a_place(&self) -> bool {
+        match self {
+            Self::First(..) => true,
+            Self::Again(_, due) => due.last.is_some(),
+            _ => false,
+        }
+    }
+}
+
+impl SessionState {
+    /// The places as they are once the calls under way are carried out.
+    fn places_after_calls(&self, mut places: Places) -> Places {
+        for (call, _) in &self.calls {
+            match call {
+                CacheCall::First(_, batch) => places.pos = batch.last,
+                CacheCall::Again(_, due) => places.again = due.last.or(places.again),
+                _ => {}
+            }
+        }
+        places
+    }
+
+    /// Bytes of keys and values that the first pass is applying.
+    pub(super) fn bytes_under_way(&self) -> usize {
+        let of = |call: &CacheCall| if let CacheCall::First(_, batch) = call { batch.bytes } else { 0 };
+        self.calls.iter().map(|(call, _)| of(call)).sum()
+    }
+
+    /// How many of the held batches are being cleared once more.
+    fn batches_under_way(&self) -> usize {
+        let of = |call: &CacheCall| if let CacheCall::Again(_, due) = call { due.batches() } else { 0 };
+        self.calls.iter().map(|(call, _)| of(call)).sum()
+    }
+}
+
 impl CacheClock {
     /// When an entry is due for its second pass that another process may have applied. Without a mark it counts as
     /// applied just now.
@@ -90,15 +145,22 @@ impl CacheClock {
 }
 
 impl Engine {
-    /// Appends the next call, if none is under way.
+    /// Appends the next calls.
     pub(super) fn ask_cache(&mut self, out: &mut Vec<u8>, now: Instant) {
-        let Some(session) = &mut self.session else { return };
-        if session.call.is_some() {
-            return;
+        while let Some(call) = self.next_call(out, now) {
+            let Some(session) = &mut self.session else { return };
+            session.calls.push_back((call, now));
         }
-        let call = if let Some(adoption) = session.adopting.take() {
+    }
+
+    fn next_call(&mut self, out: &mut Vec<u8>, now: Instant) -> Option<CacheCall> {
+        let session = self.session.as_mut()?;
+        if !session.calls.is_empty() {
+            return if self.may_follow() { self.next_pass(out, now) } else { None };
+        }
+        if let Some(adoption) = session.adopting.take() {
             self.report_before(&adoption, now);
-            let Some(session) = &self.session else { return };
+            let session = self.session.as_ref()?;
             let Places { pos, again } = adoption.places;
             // A clear that follows from it begins in the same step: a crash in between would forget it.
             let sweeps = adoption.missed.is_some() && self.sweep.is_some();
@@ -106,20 +168,30 @@ impl Engine {
             let Adoption { seen, began, gaps, .. } = &adoption;
             let call = AdoptCall { seen, pos, again, clearing, gaps: *gaps, began: *began };
             self.calls.adopt(out, &session.hashes.adopt, &call);
-            Some(CacheCall::Adopt(adoption))
-        } else if session.ready {
-            self.next_clear(out, now)
-        } else {
-            let rests = matches!(self.standing, Standing::Outdated(_))
-                && session.looked_at_cursor.is_some_and(|at| now < at + IDLE);
-            if session.stopping || session.look.is_some() || rests {
-                return;
-            }
-            Some(self.look(out, now))
-        };
-        if let (Some(session), Some(call)) = (&mut self.session, call) {
-            session.call = Some((call, now));
+            return Some(CacheCall::Adopt(adoption));
         }
+        if session.ready {
+            return self.next_clear(out, now);
+        }
+        let rests = matches!(self.standing, Standing::Outdated(_))
+            && session.looked_at_cursor.is_some_and(|at| now < at + IDLE);
+        if session.stopping || session.look.is_some() || rests {
+            return None;
+        }
+        Some(self.look(out, now))
+    }
+
+    /// Returns whether a pass may continue behind the calls under way. One that tells the cursor more than a place goes
+    /// alone, so that it is known from its answer what the cursor has.
+    fn may_follow(&self) -> bool {
+        let Some(session) = &self.session else { return false };
+        let tells = self.gaps.1 || self.gaps_written.0.is_some();
+        session.ready
+            && session.calls.len() < CALLS_UNDER_WAY
+            && session.bytes_under_way() < BYTES_UNDER_WAY
+            && session.calls.iter().all(|(call, _)| call.moves_a_place())
+            && !tells
+            && self.sweep.as_ref().is_none_or(Sweep::rests)
     }
 
     fn look(&mut self, out: &mut Vec<u8>, now: Instant) -> CacheCall {
@@ -131,7 +203,7 @@ impl Engine {
         CacheCall::Look
     }
 
-    /// The next call of the script. The passes take turns, so that neither holds up the other.
+    /// The next call of the script, if none is under way.
     fn next_clear(&mut self, out: &mut Vec<u8>, now: Instant) -> Option<CacheCall> {
         let (session, places) = (self.session.as_mut()?, self.places?);
         // A clear of all keys takes turns with both passes.
@@ -141,33 +213,10 @@ impl Engine {
         {
             return Some(call);
         }
-        let session = self.session.as_mut()?;
-        if !session.stopping {
-            let due = places.again.and_then(|_| self.held.take_due(now));
-            let begins = session.queue.due(self.settings.collect).is_some_and(|due| due <= now);
-            let first = begins && session.letters.is_empty();
-            if let (Some(due), Some(again)) = (due, places.again)
-                && (!first || std::mem::replace(&mut session.again_next, false))
-            {
-                let last = due.last.unwrap_or(again);
-                if self.held.lacks(&due) && !session.fresh {
-                    // Another instance may have them all, and may have cleared them since.
-                    session.again_next = true;
-                    return Some(self.look(out, now));
-                }
-                session.sweep_next = true;
-                self.give_up(&due, last.id, now);
-                self.send(out, PlaceField::Again, (again, last), (&due.keys, false));
-                return Some(CacheCall::Again(due));
-            }
-            if first {
-                (session.again_next, session.sweep_next) = (true, true);
-                let batch = session.queue.next_batch()?;
-                let keys = (&batch.keys[..], false);
-                self.send(out, PlaceField::Pos, (places.pos, batch.last), keys);
-                return Some(CacheCall::First(batch));
-            }
+        if let Some(call) = self.next_pass(out, now) {
+            return Some(call);
         }
+        let session = self.session.as_mut()?;
         let read = Some(session.read).filter(|read| session.queue.is_empty() && read.id == places.pos.id);
         let raises = session.raised && read.is_some();
         let idle = now >= session.written + IDLE;
@@ -181,6 +230,47 @@ impl Engine {
         let pos = read.unwrap_or(places.pos);
         self.send(out, PlaceField::Pos, (places.pos, pos), (&[], false));
         Some(CacheCall::Write(pos))
+    }
+
+    /// The next call that moves a place. The passes take turns, so that neither holds up the other.
+    fn next_pass(&mut self, out: &mut Vec<u8>, now: Instant) -> Option<CacheCall> {
+        let (session, places) = (self.session.as_mut()?, self.places?);
+        if session.stopping {
+            return None;
+        }
+        let Places { pos, again } = session.places_after_calls(places);
+        // Behind another call: only as much as one covers, or many small ones would cost the cache more.
+        let follows = !session.calls.is_empty();
+        let begins = session.queue.due(self.settings.collect).is_some_and(|due| due <= now);
+        let first =
+            begins && session.letters.is_empty() && (!follows || session.queue.has_batch(self.batch_entries));
+        let before = session.batches_under_way();
+        let second = again.is_some() && self.held.is_due(before, now) && (!first || session.again_next);
+        if let (true, Some(again)) = (second, again)
+            && let Some(due) = self.held.take_due(before, self.batch_entries, now)
+        {
+            let last = due.last.unwrap_or(again);
+            let looks = self.held.lacks(&due) && !session.fresh;
+            if follows && (looks || !due.full || due.last.is_none()) {
+                return None;
+            }
+            if looks {
+                // Another instance may have them all, and may have cleared them since.
+                session.again_next = true;
+                return Some(self.look(out, now));
+            }
+            (session.again_next, session.sweep_next) = (false, true);
+            self.give_up(&due, last.id, now);
+            self.send(out, PlaceField::Again, (again, last), (&due.keys, false));
+            return Some(CacheCall::Again(again, due));
+        }
+        if !first {
+            return None;
+        }
+        (session.again_next, session.sweep_next) = (true, true);
+        let batch = session.queue.next_batch(self.batch_entries)?;
+        self.send(out, PlaceField::Pos, (pos, batch.last), (&batch.keys, false));
+        Some(CacheCall::First(pos, batch))
     }
 
     /// Reports what cannot be cleared once more, before the cursor moves over it.
@@ -250,14 +340,15 @@ impl Engine {
     ) -> Result<(), SessionFailure> {
         self.effects.push(Effect::Answered(RouteEndpoint::Destination));
         let Some(session) = &mut self.session else { return Ok(()) };
-        let Some((call, sent)) = session.call.take() else {
+        let Some((call, sent)) = session.calls.pop_front() else {
             return Err(SessionFailure::cache(Error::unasked()));
         };
+        session.answered = now;
         let took = now.saturating_duration_since(sent);
         match call {
             CacheCall::Look => {
                 let look = cursor::on_look(self.calls.key(), value).map_err(SessionFailure::cache)?;
-                session.call = Some((CacheCall::Time(look), sent));
+                session.calls.push_front((CacheCall::Time(look), sent));
                 Ok(())
             }
             CacheCall::Time(look) => {
@@ -273,12 +364,15 @@ impl Engine {
                 }
                 Ok(())
             }
-            CacheCall::First(batch) => {
+            CacheCall::First(prev, batch) => {
                 let (last, entries) = (batch.last, batch.entries);
                 let done =
                     self.on_cleared(PlaceField::Pos, last.id, (entries, batch.keys.len()), value, took, now)?;
-                if let (Some(time), Some(places)) = (done, &mut self.places) {
-                    let prev = std::mem::replace(&mut places.pos, last);
+                // One that was carried out behind one that was refused follows what another instance did.
+                if let (Some(time), Some(places)) = (done, &mut self.places)
+                    && places.pos == prev
+                {
+                    places.pos = last;
                     if places.again.is_some() {
                         self.marks.0.add(last.id, time, self.held.after());
                         self.marks.1 = true;
@@ -287,12 +381,13 @@ impl Engine {
                 }
                 Ok(())
             }
-            CacheCall::Again(due) => {
-                let again = self.places.and_then(|places| places.again).unwrap_or_default();
-                let last = due.last.unwrap_or(again);
+            CacheCall::Again(prev, due) => {
+                let last = due.last.unwrap_or(prev);
                 let done =
                     self.on_cleared(PlaceField::Again, last.id, (0, due.keys.len()), value, took, now)?;
-                if let (Some(_), Some(places)) = (done, &mut self.places) {
+                if let (Some(_), Some(places)) = (done, &mut self.places)
+                    && places.again == Some(prev)
+                {
                     places.again = Some(last);
                     self.held.on_done(&due);
                     self.marks.0.forget(last.id);

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::everything::Ended;
 use super::{CLIENT, EndpointError, Removal, Removed};
 use crate::config::{Endpoint, Invalidate};
+use crate::invalidate::again::BATCH_ENTRIES;
 use crate::invalidate::keys::{EntryKeys, KeyMaker};
 use crate::invalidate::place::Place;
 use crate::invalidate::reading::{Queue, QueuedEntry};
@@ -111,7 +112,7 @@ impl EntryRange<'_> {
                     seen: Instant::now(),
                 });
             }
-            while let Some(batch) = queue.next_batch() {
+            while let Some(batch) = queue.next_batch(BATCH_ENTRIES) {
                 match &mut cache {
                     Some(cache) => applied.removed += cache.remove(&batch.keys).await?,
                     None => applied.removed.keys += batch.keys.len() as u64,

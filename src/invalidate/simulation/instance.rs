@@ -44,9 +44,21 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    pub(super) fn new(settings: Arc<Invalidate>, endpoints: &[Endpoint; 2], now: Instant) -> Self {
-        let engine = Engine::new(settings.clone(), &endpoints[0], &endpoints[1], now);
+    pub(super) fn new(
+        settings: Arc<Invalidate>,
+        endpoints: &[Endpoint; 2],
+        batch_entries: usize,
+        now: Instant,
+    ) -> Self {
+        let engine =
+            Engine::new(settings.clone(), &endpoints[0], &endpoints[1], now).with_batches_of(batch_entries);
         Self { settings, engine, links: None, connect_at: now, frozen: None, trimmed: 0 }
+    }
+
+    /// How many calls of a script the cache has not carried out.
+    pub(super) fn calls_under_way(&self) -> usize {
+        let requests = self.links.iter().flat_map(|[_, cache]| &cache.requests);
+        requests.filter(|request| request[0] == "EVALSHA").count()
     }
 
     /// Its description for a history that fails.
@@ -207,7 +219,8 @@ impl World {
 
     fn drop_links(&mut self, at: usize) {
         let Some([_, cache]) = self.instances[at].links.take() else { return };
-        self.orphans.extend(cache.requests.into_iter().filter(|_| self.rng.bool()));
+        let arrive = self.rng.usize(..=cache.requests.len());
+        self.orphans.extend(cache.requests.into_iter().take(arrive));
     }
 
     /// The route is to stop, and ends once its call is answered.
@@ -232,7 +245,7 @@ impl World {
         self.faults.rolled_out |= self.faults.over || self.rng.u8(..4) == 0;
         let newer = self.faults.rolled_out;
         let settings = self.settings[usize::from(newer)].clone();
-        self.instances[at] = Instance::new(settings, &self.endpoints, self.now);
+        self.instances[at] = Instance::new(settings, &self.endpoints, self.batch_entries, self.now);
         if !self.faults.over {
             self.instances[at].connect_at += Duration::from_millis(self.rng.u64(..4_000));
         }

@@ -23,6 +23,16 @@ pub fn argument(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends one argument, in three pieces.
+pub fn argument_of(out: &mut Vec<u8>, pieces: [&[u8]; 3]) {
+    let mut text = [0; HEADER_BYTES];
+    out.extend_from_slice(line(b'$', pieces.iter().map(|piece| piece.len()).sum(), &mut text));
+    for piece in pieces {
+        out.extend_from_slice(piece);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends a number as one argument.
 pub fn number_argument(out: &mut Vec<u8>, number: usize) {
     let mut text = [0; 20];

@@ -150,13 +150,13 @@ fn stale(cache: &Server, database: &Database, fills: Fills) -> Vec<usize> {
     (0..KEYS).filter(is_stale).collect()
 }
 
-/// Kills the daemon ten times under load. Returns the cache, once everything is applied, and what is stale in it.
+/// Kills the daemon twenty times under load. Returns the cache, once everything is applied, and what is stale in it.
 fn killed_under_load(lines: &str, fills: Fills, moves: &str) -> (Server, Vec<usize>) {
     let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Valkey91));
     let mut daemon = setup(&events, &cache, lines).start_ready();
     let load = Load::start(&events, &cache, fills);
     let moved = || cache.ask::<Option<u64>>(&["HGET", super::CURSOR, moves]).unwrap_or(0);
-    for _ in 0..10 {
+    for _ in 0..20 {
         let before = moved();
         eventually("it works under load", super::PATIENCE, || match moved() {
             now if now > before + 50 => Ok(()),

@@ -33,6 +33,34 @@ fn each_key_is_removed_and_counted_once() {
     }
 }
 
+/// Calls that were under way as it died are carried out in part, and none twice.
+#[test]
+fn each_key_is_removed_and_counted_once_while_the_daemon_is_killed() {
+    const ROUND: usize = 5_000;
+    const KILLS: usize = 20;
+    let (events, cache) = (Server::start(Version::Redis70), Server::start(Version::Valkey91));
+    fill_all(&cache, 0..KILLS * ROUND);
+    let mut daemon = setup(&events, &cache, "again_after = \"200ms\"").start_ready();
+    let mut last = String::new();
+    for round in 0..KILLS {
+        let place = || cache.ask::<Option<String>>(&["HGET", CURSOR, "pos"]);
+        let before = place();
+        last = change_all(&events, round * ROUND..(round + 1) * ROUND);
+        eventually("the cursor moves", super::PATIENCE, || match place() {
+            now if now != before => Ok(()),
+            now => Err(format!("{now:?}")),
+        });
+        daemon.kill();
+        daemon.start_again();
+    }
+    wait_applied(&cache, &last);
+    wait_again(&cache, &last);
+    assert_eq!(cached(&cache), [""; 0]);
+    let counts: Vec<u64> = cache.ask(&["HMGET", CURSOR, "cleared", "absent", "refused", "counted", "read"]);
+    let entries = (KILLS * ROUND) as u64;
+    assert_eq!(counts, [entries, 0, 0, entries, entries]);
+}
+
 #[test]
 fn a_cursor_that_nothing_moves_is_written_each_second() {
     let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Valkey91));

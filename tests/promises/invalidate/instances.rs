@@ -81,6 +81,11 @@ fn a_second_pass_that_the_other_instance_has_done_is_not_lost() {
     second.wait_ready();
     let last = change(&events, 1);
     wait_applied(&cache, &last);
+    // One has applied it, and the other one reads it again to hold it.
+    eventually("both hold it", super::PATIENCE, || match events.calls("xrange") {
+        0 => Err("nobody has read it again".to_owned()),
+        _ => Ok(()),
+    });
     first.kill();
     events.ask::<()>(&["XDEL", "products", &last]);
     first.start_again();

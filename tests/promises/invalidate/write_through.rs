@@ -3,7 +3,9 @@
 
 use redis::Connection;
 
-use super::{CURSOR, cached, setup, take_lease, wait_again, wait_applied, wait_count, wait_replays};
+use super::{
+    CURSOR, cached, route, setup, take_lease, wait_again, wait_applied, wait_count, wait_place, wait_replays,
+};
 use crate::support::{Server, Version};
 
 pub(super) const SET: &str = "set = { value = \"<pointer:/value>\", version = \"<pointer:/version>\" }";
@@ -56,6 +58,7 @@ fn a_newer_version_is_stored_and_an_older_one_never() {
         let daemon = setup(&events, &cache, &format!("again_after = \"0s\"\n{SET}")).start_ready();
         put(&cache, 1, "old", "008");
         cache.ask::<()>(&["EXPIRE", "product:1", "1000"]);
+        let (nines, one_with_zeros) = ("9".repeat(4_095), format!("1{}", "0".repeat(4_095)));
         let steps = [
             ("9", true),
             ("8", false),
@@ -69,6 +72,10 @@ fn a_newer_version_is_stored_and_an_older_one_never() {
             ("123456789012345678901234567890123456789", true),
             ("99999999999999999999999999999999999999", false),
             ("123456789012345678901234567890123456790", true),
+            // As long as one may be.
+            (&nines[..], true),
+            (&one_with_zeros[..], true),
+            (&nines[..], false),
             ("0", false),
         ];
         let mut expected = ("old".to_owned(), "008".to_owned());
@@ -87,11 +94,11 @@ fn a_newer_version_is_stored_and_an_older_one_never() {
         }
         let left: u64 = cache.ask(&["TTL", "product:1"]);
         assert!((1..=1000).contains(&left), "{version}: its life is that of its fill");
-        assert_eq!(counts(&cache), [6, 6, 0, 0], "{version}");
+        assert_eq!(counts(&cache), [8, 7, 0, 0], "{version}");
         let metrics = ["tidegate_written_through_total", "tidegate_invalidated_kept_total"];
-        assert_eq!(metrics.map(|name| daemon.metric("products", name)), [6, 6], "{version}");
-        wait_count(&daemon, "written", 6, |status| status.written);
-        wait_count(&daemon, "kept", 6, |status| status.kept);
+        assert_eq!(metrics.map(|name| daemon.metric("products", name)), [8, 7], "{version}");
+        wait_count(&daemon, "written", 8, |status| status.written);
+        wait_count(&daemon, "kept", 7, |status| status.kept);
     }
 }
 
@@ -135,9 +142,23 @@ fn what_cannot_be_compared_is_removed() {
             wait_applied(&cache, &change(&events, sku, "1", "9"));
             assert_eq!(cached(&cache), [""; 0], "{version}: {key}");
         }
-        for (value, number) in
-            [("null", "9"), ("1", "null"), ("1", "-9"), ("1", "9.0"), ("1", "\"\""), ("\"\"", "9")]
-        {
+        let too_long = "9".repeat(4_097);
+        for (value, number) in [
+            ("null", "9"),
+            ("1", "null"),
+            ("1", "-9"),
+            ("1", "-0"),
+            ("1", "9.0"),
+            ("1", "9e1"),
+            ("1", "[9]"),
+            ("1", "true"),
+            ("1", "\"\""),
+            ("1", "\" 9\""),
+            ("1", "\"9\\n\""),
+            ("1", "\"\u{0669}\""),
+            ("\"\"", "9"),
+            ("1", &too_long[..]),
+        ] {
             put(&cache, 1, "old", "8");
             wait_applied(&cache, &change(&events, 1, value, number));
             assert_eq!(cached(&cache), [""; 0], "{version}: {value} {number}");
@@ -186,6 +207,54 @@ fn the_second_pass_removes_what_is_older_and_leaves_the_right_value() {
             "{version}: the lease was removed as well"
         );
     }
+}
+
+/// A full cache that evicts nothing takes the value all the same: the cursor moves in that step.
+#[test]
+fn a_cache_that_is_out_of_memory_takes_the_new_value() {
+    for version in Version::DESTINATIONS {
+        let (events, cache) = (Server::start(version), Server::start(version));
+        let _daemon = setup(&events, &cache, &format!("again_after = \"200ms\"\n{SET}")).start_ready();
+        put(&cache, 1, "old", "1");
+        cache.ask::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+        assert!(cache.try_ask::<()>(&["SET", "product:2", "x"]).is_err(), "{version}: it is full");
+        wait_again(&cache, &change(&events, 1, "\"new\"", "2"));
+        assert_eq!(held(&cache, 1), Some(("new".to_owned(), "2".to_owned())), "{version}");
+        assert_eq!(cached(&cache), ["product:1"], "{version}");
+    }
+}
+
+/// The stream of one says what is new, that of the other only that something is.
+#[test]
+fn a_route_that_removes_and_one_that_stores_share_a_key() {
+    let (events, cache) = (Server::start(Version::Redis82), Server::start(Version::Redis82));
+    let routes = |lines: &str| {
+        let removes = route(lines)
+            .replace("invalidate.products", "invalidate.prices")
+            .replace("\"products\"", "\"prices\"");
+        format!("{}{removes}", route(&format!("{lines}\n{SET}")))
+    };
+    let mut daemon = setup(&events, &cache, "").routes(&routes("")).start_ready();
+    let price = || events.ask::<String>(&["XADD", "prices", "*", "payload", "{\"sku\":1}"]);
+    let wait = |place: &str, id: &str| wait_place(&cache, "tidegate:prices:cursor", place, id);
+    put(&cache, 1, "old", "1");
+    wait_applied(&cache, &change(&events, 1, "\"new\"", "2"));
+    assert_eq!(held(&cache, 1), Some(("new".to_owned(), "2".to_owned())));
+    let removal = price();
+    wait("pos", &removal);
+    assert_eq!(cached(&cache), [""; 0]);
+    wait_applied(&cache, &change(&events, 1, "\"newer\"", "3"));
+    assert_eq!(cached(&cache), [""; 0], "what was removed is not shown again by an event");
+    // What a reader fills before the second pass of the removal goes with it, whatever its version; a reload in between
+    // forgets none of this.
+    put(&cache, 1, "right", "3");
+    daemon.reload_settings(&routes("collect = \"1ms\""));
+    wait("again", &removal);
+    assert_eq!(cached(&cache), [""; 0]);
+    put(&cache, 1, "right", "3");
+    let last = change(&events, 1, "\"newest\"", "4");
+    wait_again(&cache, &last);
+    assert_eq!(held(&cache, 1), Some(("newest".to_owned(), "4".to_owned())));
 }
 
 /// A process that begins anew has no values, and reads the entries once more.
