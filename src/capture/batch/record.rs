@@ -79,7 +79,8 @@ impl Batch {
             return None;
         }
         record.joint()?;
-        (record.position()?, record.position()?);
+        record.position()?;
+        record.position()?;
         record.number()
     }
 }
