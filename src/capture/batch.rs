@@ -15,6 +15,7 @@
 //! ```
 
 pub(crate) mod gap;
+mod halves;
 pub(crate) mod passage;
 mod record;
 
@@ -48,6 +49,9 @@ const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
 
 /// An item's position in the call: its epoch's index, and its ordinal.
 const ITEM_POSITION_WIDTH: usize = 2 + Position::ORDINAL_WIDTH;
+
+/// A run in the call: its items (6), their target (5), and the arguments of each (5).
+const RUN_WIDTH: usize = 16;
 
 const TARGET_DEAD_LETTER: usize = 0;
 const TARGET_FILTERED: usize = 99_998;
@@ -111,6 +115,14 @@ struct Run {
     items: usize,
     target: usize,
     arguments: usize,
+}
+
+impl Run {
+    /// The run that [`Batch::end_run`] wrote.
+    fn parse(run: &[u8]) -> Self {
+        let width = |from: usize, to: usize| usize::try_from(decimal(&run[from..to])).unwrap_or(0);
+        Self { items: width(0, 6), target: width(6, 11), arguments: width(11, RUN_WIDTH) }
+    }
 }
 
 impl Batch {
@@ -245,12 +257,18 @@ impl Batch {
 
     /// For each item, true if it is a message and not an anchor.
     fn messages(&self) -> impl Iterator<Item = bool> {
-        let width =
-            |run: &[u8], from: usize, to: usize| usize::try_from(decimal(&run[from..to])).unwrap_or(0);
-        let ended = self.runs.chunks_exact(16).map(move |run| (width(run, 6, 11), width(run, 0, 6)));
+        let ended = self.runs.chunks_exact(RUN_WIDTH).map(Run::parse);
         ended
-            .chain([(self.last_run.target, self.last_run.items)])
-            .flat_map(|(target, items)| std::iter::repeat_n(target != TARGET_ANCHOR, items))
+            .chain([self.last_run])
+            .flat_map(|run| std::iter::repeat_n(run.target != TARGET_ANCHOR, run.items))
+    }
+
+    /// Adds a stream's name. Returns its place among the streams.
+    fn add_stream(&mut self, name: &[u8]) -> usize {
+        let start = self.names.len();
+        self.names.extend_from_slice(name);
+        self.streams.push(start..self.names.len());
+        self.streams.len() - 1
     }
 
     fn is_full(&self) -> bool {
@@ -489,7 +507,7 @@ pub struct EntrySink<'a> {
 
 impl FieldSink for EntrySink<'_> {
     fn stream(&mut self, name: &[u8]) {
-        let Batch { names, streams, .. } = &mut *self.batch;
+        let Batch { names, streams, .. } = &*self.batch;
         // Most messages have the same stream as the one before.
         if let Some(last) = streams.last()
             && &names[last.clone()] == name
@@ -500,10 +518,8 @@ impl FieldSink for EntrySink<'_> {
         let hash = self.hasher.hash_one(name);
         let found = self.index.find(hash, |at| &names[streams[*at].clone()] == name).copied();
         let at = found.unwrap_or_else(|| {
-            let start = names.len();
-            names.extend_from_slice(name);
-            streams.push(start..names.len());
-            let at = streams.len() - 1;
+            let at = self.batch.add_stream(name);
+            let Batch { names, streams, .. } = &*self.batch;
             let rehash = |at: &usize| self.hasher.hash_one(&names[streams[*at].clone()]);
             self.index.insert_unique(hash, at, rehash);
             at

@@ -17,6 +17,10 @@ pub fn spool_record(input: &[u8]) {
     assert!(batch.last.ordinal.checked_add(1).is_some());
     let streams: usize = batch.streams().map(<[u8]>::len).sum();
     assert!(streams <= input.len() && batch.epochs().count() <= input.len());
+    if let Some((first, second)) = batch.halves() {
+        assert_eq!(first.items() + second.items(), batch.items());
+        assert_eq!(first.body_bytes() + second.body_bytes(), batch.body_bytes());
+    }
     let mut out = Vec::new();
     batch.write_items(&mut out);
     assert!(out.len() <= 8 * input.len() + 4096);

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "what cannot go on has found something")]
 
-use std::collections::HashMap;
+use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Filter, Filterable};
@@ -104,13 +105,42 @@ fn holds(condition: &Condition, message: &FuzzedMessage<'_>) -> bool {
     holds != condition.negated
 }
 
+/// The members of an object, as they are written.
+struct Members(Vec<(Box<RawValue>, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All;
+
+        impl<'de> Visitor<'de> for All {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(All)
+    }
+}
+
 /// The value at a pointer, as it is written.
 fn value_at(payload: &[u8], pointer: &Pointer) -> Option<String> {
     let mut value = serde_json::from_slice::<Box<RawValue>>(payload).ok()?;
     for token in pointer.tokens() {
         value = match value.get().as_bytes().first()? {
             b'{' => {
-                serde_json::from_str::<HashMap<String, Box<RawValue>>>(value.get()).ok()?.remove(token)?
+                let members = serde_json::from_str::<Members>(value.get()).ok()?.0;
+                let named = |name: &RawValue| serde_json::from_str::<String>(name.get()).ok();
+                members.into_iter().rfind(|(name, _)| named(name).as_ref() == Some(token))?.1
             }
             b'[' => {
                 let place: usize = token.parse().ok().filter(|place: &usize| place.to_string() == *token)?;
@@ -134,10 +164,10 @@ fn holds_at(test: &Test, value: &Option<String>) -> bool {
             Scalar::Bool(wanted) => *value == wanted.to_string(),
             Scalar::Integer(wanted) => match value.parse::<i128>() {
                 Ok(number) => number == i128::from(*wanted),
-                // A double that is this whole number.
-                Err(_) => value
-                    .parse::<f64>()
-                    .is_ok_and(|float| format!("{float:.0}") == wanted.to_string() && float.fract() == 0.0),
+                // A double that is this whole number; the sum makes one zero of both.
+                Err(_) => value.parse::<f64>().is_ok_and(|float| {
+                    format!("{:.0}", float + 0.0) == wanted.to_string() && float.fract() == 0.0
+                }),
             },
             Scalar::Float(wanted) => match value.parse::<i128>() {
                 Ok(number) => {

@@ -79,7 +79,8 @@ async fn handshake(
     let name = format!("tidegate:{role}");
     let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
     // A user without a password (`nopass`) is a user all the same: left out, the server would take the default one.
-    if password.is_some() || endpoint.username.is_some() {
+    let authenticates = password.is_some() || endpoint.username.is_some();
+    if authenticates {
         let password = password.as_ref().map_or("", Secret::reveal);
         hello.extend([b"AUTH".as_slice(), user.as_bytes(), password.as_bytes()]);
     }
@@ -93,6 +94,10 @@ async fn handshake(
             } else {
                 unknown_user(connection, limit, refused).await
             });
+        }
+        // Some servers look at the user before the command. Who knows HELLO reads the user in it.
+        Err(error) if authenticates && error.code() == Some("NOAUTH") => {
+            return Err(Error::unknown_command("HELLO"));
         }
         Err(error) if is_plain_tcp(endpoint, address) && error.is_end() => {
             return Err(Error::Unanswered(endpoint.encryption_key()));

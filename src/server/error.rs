@@ -120,18 +120,23 @@ impl Error {
     #[must_use]
     pub fn reply(text: &[u8]) -> Self {
         if let Some(rest) = unknown_command(text) {
-            return Self::Reply(match command_name(rest) {
-                Some(name) => format!("{UNKNOWN_COMMAND} the server does not know the command {name}"),
-                None => format!(
+            return match command_name(rest) {
+                Some(name) => Self::unknown_command(&name),
+                None => Self::Reply(format!(
                     "{UNKNOWN_COMMAND} the server does not know a command that tidegate needs; `tidegate check \
                      --connect` names it"
-                ),
-            });
+                )),
+            };
         }
         if let Some(refusal) = refused_in_script(text) {
             return Self::Reply(redacted(&[NO_PERMISSION.as_bytes(), b" ", refusal].concat()));
         }
         Self::Reply(redacted(text))
+    }
+
+    /// The server does not know this command.
+    pub(super) fn unknown_command(name: &str) -> Self {
+        Self::Reply(format!("{UNKNOWN_COMMAND} the server does not know the command {name}"))
     }
 
     /// An error reply to a command on one key: if that key has another type, the text names it.

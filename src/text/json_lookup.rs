@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::json_pointer::{self, Pointer};
@@ -148,8 +148,9 @@ impl<'de, P: Places> Visitor<'de> for Below<'_, '_, P> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(member) = map.next_key_seed(WithText(|name: &str| self.node.member(name)))? {
-            match member {
+        while let Some(name) = map.next_key::<&RawValue>()? {
+            // A name that has no valid text is that of no pointer.
+            match with_text(name.get(), |name| self.node.member(name)).flatten() {
                 Some(node) => self.look.value(node, map.next_value()?).map_err(A::Error::custom)?,
                 None => {
                     map.next_value::<IgnoredAny>()?;
@@ -185,6 +186,11 @@ pub(crate) fn with_text<R>(json: &str, function: impl FnOnce(&str) -> R) -> Opti
     if !json.starts_with('"') {
         return None;
     }
+    if let Some(plain) = json[1..].strip_suffix('"')
+        && memchr::memchr(b'\\', plain.as_bytes()).is_none()
+    {
+        return Some(function(plain));
+    }
     let mut value = serde_json::Deserializer::from_str(json);
     (&mut value).deserialize_str(WithText(function)).ok()
 }
@@ -201,13 +207,5 @@ impl<R, F: FnOnce(&str) -> R> Visitor<'_> for WithText<F> {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<R, E> {
         Ok((self.0)(text))
-    }
-}
-
-impl<'de, R, F: FnOnce(&str) -> R> DeserializeSeed<'de> for WithText<F> {
-    type Value = R;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<R, D::Error> {
-        deserializer.deserialize_str(self)
     }
 }

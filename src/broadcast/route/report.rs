@@ -156,7 +156,7 @@ impl BroadcastRoute {
                 status.destination = SideStatus { server: status.destination.server.clone(), ..link };
             }
         });
-        let blocked = class == Class::Block;
+        let (blocked, is_repaired) = (class == Class::Block, class == Class::Repair);
         self.state(if blocked { RouteState::Blocked } else { RouteState::Waiting }, Some(reason.clone()));
         let Some(suppressed) = suppressed else { return };
         let server = match from {
@@ -173,9 +173,11 @@ impl BroadcastRoute {
             self.parts.outages.admit(LogCode::BroadcastWaiting.as_str(), server, std::time::Instant::now())
         {
             let suppressed = suppressed + others;
+            // What is to be repaired says itself where the route goes on.
+            let then = if is_repaired { "" } else { ", and continues after the last published entry" };
             tracing::warn!(
                 event = LogCode::BroadcastWaiting.as_str(), %route, stream = %self.parts.settings.stream(), %server, class, suppressed,
-                "{reason}; tidegate retries, and continues after the last published entry"
+                "{reason}; tidegate retries{then}"
             );
         }
     }

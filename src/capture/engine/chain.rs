@@ -317,6 +317,21 @@ impl Chain {
         }
     }
 
+    /// Puts two halves in the place of the first batch that waits to be stored. Returns false if it has one item, or is
+    /// on its way.
+    pub(crate) fn halve_front(&mut self) -> bool {
+        if self.sent > self.passed {
+            return false;
+        }
+        let Some(front) = self.ring.get_mut(self.passed) else { return false };
+        let Some((first, second)) = front.halves() else { return false };
+        self.held_bytes = self.held_bytes.saturating_sub(front.held_bytes());
+        self.held_bytes += first.held_bytes() + second.held_bytes();
+        *front = second;
+        self.ring.insert(self.passed, first);
+        true
+    }
+
     /// The next batch to send, the position before it and its gap. `None` while refused replies are awaited. If
     /// something may be missing before the batch, it is returned only if `force`.
     pub(crate) fn send(&mut self, force: bool, now_unix_ms: u64) -> Option<(Prev, Option<&Gap>, &Batch)> {

@@ -66,6 +66,9 @@ struct Up {
     paused_until: Option<Instant>,
     /// The destination was out of memory: the error, until the answer to [`Ask::Memory`].
     out_of_memory: Option<Error>,
+    /// True from then on until nothing waits. Batches go one by one: one that is sent behind another takes room that
+    /// the other one needs, and a server keeps such a buffer for a while.
+    short_of_memory: bool,
 }
 
 /// The scripts as a connection knows them.
@@ -259,6 +262,7 @@ impl Engine {
             questions: Vec::new(),
             paused_until: None,
             out_of_memory: None,
+            short_of_memory: false,
         }));
         self.on_state(&state, now);
         self.number_history(now);
@@ -276,7 +280,10 @@ impl Engine {
     pub(super) fn disconnect(&mut self, error: &Error, now: Moment) {
         let ended =
             self.writing.is_up() && matches!(error, Error::Io(_) | Error::Closed | Error::Protocol(_));
-        let blamed = if ended { self.stumble(error, self.chain.awaited() > 0) } else { None };
+        let was_sent = self.chain.awaited() > 0;
+        // Nothing that was sent will be answered.
+        self.chain.on_disconnected();
+        let blamed = if ended { self.stumble(error, was_sent) } else { None };
         let error = blamed.as_ref().unwrap_or(error);
         let block = error.class() == Class::Block;
         let wait = match error.class() {
@@ -300,13 +307,12 @@ impl Engine {
         if was_sent {
             self.writing.stumbling.on_end(batch);
         }
-        self.writing.stumbling.blames(batch, error)
+        let blamed = self.writing.stumbling.blames(batch, error)?;
+        (!self.chain.halve_front()).then_some(blamed)
     }
 
-    /// Nothing that was sent will be answered.
     fn unlink(&mut self, until: Instant) {
         self.effect(Effect::Disconnect);
-        self.chain.on_disconnected();
         self.leadership.on_disconnected();
         self.rollout.on_disconnected();
         self.writing.link = DestinationLink::Waiting(until);
@@ -518,7 +524,9 @@ impl Engine {
         }
         up.paused_until = None;
         let due = now.at + self.settings.response_timeout;
-        let most = if self.writing.stumbling.goes_alone() { 1 } else { IN_FLIGHT };
+        up.short_of_memory &= !self.chain.is_empty();
+        let alone = up.short_of_memory || self.writing.stumbling.goes_alone();
+        let most = if alone { 1 } else { IN_FLIGHT };
         while self.chain.awaited() < most && unsent + (out.len() - begun) < UNSENT_BYTES {
             // Items after a border may be a successor's.
             if self.border.place.is_some() && self.chain.next_first() >= self.border.place {

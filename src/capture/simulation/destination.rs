@@ -105,7 +105,9 @@ impl World {
                 reply
             }
             Call::Plain if command[0] == b"INFO" => {
-                Value::Bytes(b"used_memory_startup:1000000\r\nmaxmemory:100000000\r\n".to_vec())
+                // With the smaller one, most batches of several messages are too large, and no single message is.
+                let limit = if self.rng.bool() { 100_000_000 } else { 1_003_000 };
+                Value::Bytes(format!("used_memory_startup:1000000\r\nmaxmemory:{limit}\r\n").into_bytes())
             }
             Call::Plain | Call::Connect | Call::Any => {
                 let text = |at: usize| String::from_utf8(command[at].clone()).unwrap();

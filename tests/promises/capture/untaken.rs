@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tidegate::status::RouteState;
+use tidegate::status::{Ledger, RouteState};
 
 use crate::support::{Options, Server, Setup, Version, alert, assert_eventually, eventually, gaps};
 
@@ -75,6 +75,56 @@ fn a_message_larger_than_the_memory_of_the_destination_is_named_and_a_full_desti
         assert_eq!(events.stream_length("orders"), 2, "{version}: what stands before it is stored");
         events.ask::<()>(&["CONFIG", "SET", "maxmemory", "100mb"]);
         assert_eventually("it is stored", NEXT_TRY, 4, || events.stream_length("orders"));
+        daemon.wait_ready();
+        assert_eq!(gaps(&events, "orders"), [], "{version}");
+    }
+}
+
+/// Messages that have room one by one are stored, though they wait together and are too large together.
+#[test]
+fn messages_that_are_too_large_together_are_stored_and_only_one_that_is_too_large_alone_is_named() {
+    const TOGETHER: u64 = 30;
+    for version in [Version::Redis70, Version::Valkey91] {
+        let shop = Server::start(Version::Redis70);
+        let events = Server::start(version);
+        let daemon = Setup::between(&shop, &events)
+            .routes(
+                "[capture.orders]\nsource = \"shop\"\nchannels = [\"orders\"]\ndestination = \"events\"\n\
+                 stream = \"orders\"\nkeep = { entries = 3 }\n",
+            )
+            .expects(&[alert::DESTINATION, alert::BLOCKED])
+            .start_ready();
+        let mut connection = shop.connection();
+        let mut publish = |payload: &[u8]| {
+            redis::cmd("PUBLISH").arg("orders").arg(payload).exec(&mut connection).unwrap();
+        };
+        publish(b"first");
+        daemon.wait_settled("orders", 1);
+        // Room for a few of the next ones, and none for now: what waits behind the second message is one batch.
+        events.limit_memory(800_000);
+        events.ask::<()>(&["SETRANGE", "filler", "900000", "f"]);
+        publish(b"second");
+        eventually(&format!("{version}: it waits for room"), NEXT_TRY, || {
+            let status = daemon.route("orders")?;
+            if status.destination.error.is_some() { Ok(()) } else { Err(format!("{status:?}")) }
+        });
+        for _ in 0..TOGETHER {
+            publish(&[b'p'; 30 << 10]);
+        }
+        publish(&vec![b'p'; 2 << 20]);
+        publish(b"last");
+        let counted = |what: &str, reached: fn(&Ledger) -> u64, expected: u64| {
+            assert_eventually(&format!("{version}: {what}"), NEXT_TRY, expected, || {
+                daemon.route("orders").unwrap().counts.as_ref().map_or(0, reached)
+            });
+        };
+        counted("all of them wait", |counts| counts.received, TOGETHER + 4);
+        events.ask::<()>(&["DEL", "filler"]);
+        counted("those that have room are stored", |counts| counts.stored, TOGETHER + 2);
+        let reason = daemon.wait_state("orders", RouteState::Blocked).reason.unwrap();
+        assert!(reason.contains("has no room for a message of 2097"), "{version}: {reason}");
+        events.ask::<()>(&["CONFIG", "SET", "maxmemory", "100mb"]);
+        counted("all are stored", |counts| counts.stored, TOGETHER + 4);
         daemon.wait_ready();
         assert_eq!(gaps(&events, "orders"), [], "{version}");
     }

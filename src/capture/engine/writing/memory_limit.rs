@@ -2,8 +2,9 @@
 //!
 //! A full server and one whose `maxmemory` is too small for the message refuse a call with the same error, `OOM`. The
 //! first one is waited for. The second one refuses for ever, and no trimming helps: the route is blocked, and names the
-//! message. So the server is asked for its limit after such a refusal, before the error is reported. Nothing is
-//! dropped: the message is stored once an operator raises the limit.
+//! message. So the server is asked for its limit after such a refusal, before the error is reported. A batch that is too
+//! large is sent again in halves first, so that only a message that is too large by itself is named. Nothing is dropped:
+//! the message is stored once an operator raises the limit.
 
 use super::stumbling::{LATER_ONES, described};
 use super::{ASK_DEADLINE, Ask, DestinationLink};
@@ -59,6 +60,7 @@ impl Engine {
         let DestinationLink::Up(up) = &mut self.writing.link else { return };
         up.paused_until = Some(now.at + ASK_DEADLINE);
         up.out_of_memory = Some(error);
+        up.short_of_memory = true;
         let mut call = Vec::new();
         resp::command(&mut call, &[b"INFO", b"memory"]);
         self.ask(Ask::Memory, now, &call);
@@ -71,6 +73,9 @@ impl Engine {
         // Without an answer it counts as a full server.
         let limit = MemoryLimit::of(&String::from_utf8_lossy(reply.bytes().unwrap_or_default()));
         let blamed = limit.zip(self.chain.front()).and_then(|(limit, batch)| limit.blames(batch, &error));
+        if blamed.is_some() && self.chain.halve_front() {
+            return;
+        }
         self.wait(blamed.as_ref().unwrap_or(&error), now);
     }
 }

@@ -3,8 +3,8 @@
 //! A server that is sent a larger argument than it accepts (`proto-max-bulk-len`), or a larger call
 //! (`client-query-buffer-limit`), ends the connection, mostly without a reply. That looks like a network failure. The
 //! difference is the place: the connection ends again and again at the same batch. Such a batch is sent alone, to
-//! identify it. If the connection ends again and the batch is large enough to be refused, the route is blocked, and
-//! names the message. Nothing is dropped: it is stored once an operator raises the limit.
+//! identify it. If the connection ends again and the batch is large enough to be refused, it is sent in halves. If it is
+//! a single message, the route is blocked, and names it. Nothing is dropped: it is stored once an operator raises the limit.
 
 use crate::capture::batch::Batch;
 use crate::position::Position;
