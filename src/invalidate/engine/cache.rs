@@ -368,14 +368,12 @@ impl Engine {
                 let (last, entries) = (batch.last, batch.entries);
                 let done =
                     self.on_cleared(PlaceField::Pos, last.id, (entries, batch.keys.len()), value, took, now)?;
-                // One that was carried out behind one that was refused follows what another instance did.
-                if let (Some(time), Some(places)) = (done, &mut self.places)
-                    && places.pos == prev
-                {
+                if let (Some(time), Some(places)) = (done, &mut self.places) {
                     places.pos = last;
                     if places.again.is_some() {
                         self.marks.0.add(last.id, time, self.held.after());
                         self.marks.1 = true;
+                        // Behind a refused call it follows what another instance did, and not what is held.
                         self.held.hold((prev.id, last), entries, batch.keys, now + self.held.after());
                     }
                 }
@@ -385,9 +383,7 @@ impl Engine {
                 let last = due.last.unwrap_or(prev);
                 let done =
                     self.on_cleared(PlaceField::Again, last.id, (0, due.keys.len()), value, took, now)?;
-                if let (Some(_), Some(places)) = (done, &mut self.places)
-                    && places.again == Some(prev)
-                {
+                if let (Some(_), Some(places)) = (done, &mut self.places) {
                     places.again = Some(last);
                     self.held.on_done(&due);
                     self.marks.0.forget(last.id);

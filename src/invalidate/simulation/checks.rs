@@ -20,6 +20,8 @@ pub(super) struct Checks {
     missed: BTreeSet<&'static str>,
     /// Every entry that was ever added to the stream, and what it says.
     added: BTreeMap<EntryId, Option<Event>>,
+    /// What every entry says that there ever was: one that is held is cleared once more, though its stream is gone.
+    said: BTreeMap<EntryId, Event>,
     /// Those that the stream does not have any more.
     gone: BTreeSet<EntryId>,
     /// Those that the first pass has applied.
@@ -50,6 +52,7 @@ impl Checks {
     }
 
     pub(super) fn added(&mut self, id: EntryId, event: Option<Event>) {
+        self.said.extend(event.map(|event| (id, event)));
         self.added.insert(id, event);
     }
 
@@ -85,11 +88,10 @@ impl Checks {
         for (key, held) in before.iter().filter(|(key, _)| !after.contains_key(*key)) {
             let Some(version) = version_of(held) else { continue };
             let product = key.split(':').nth(1);
-            let between = self.added.range(from..=to).filter(|(id, _)| **id > from);
-            let events = between.filter_map(|(_, event)| event.as_ref());
-            let mut of_key = events.filter(|event| Some(&*event.product.to_string()) == product);
+            let between = self.said.range(from..=to).filter(|(id, _)| **id > from);
+            let mut of_key = between.filter(|(_, event)| Some(&*event.product.to_string()) == product);
             assert!(
-                of_key.any(|event| event.version.is_none_or(|newer| newer > version)),
+                of_key.any(|(_, event)| event.version.is_none_or(|newer| newer > version)),
                 "{key} was {held}, which is right, and the second pass removed it"
             );
         }
@@ -157,4 +159,15 @@ impl Checks {
             );
         }
     }
+}
+
+#[test]
+fn what_is_held_of_a_deleted_stream_may_be_removed_once_more() {
+    let id = |milliseconds| EntryId { milliseconds, sequence: 0 };
+    let mut checks = Checks::default();
+    checks.added(id(1), Some(Event { product: 5, version: None }));
+    checks.stream_deleted();
+    checks.added(id(2), Some(Event { product: 5, version: Some(4) }));
+    let before = BTreeMap::from([("p:5".to_owned(), "v4".to_owned())]);
+    checks.written(("again", id(0), id(1)), &before, &BTreeMap::new());
 }
