@@ -21,12 +21,13 @@ local cursor = redis.call('HMGET', KEYS[1], 'pos', 'counted', 'rejected')
 if cursor[1] ~= ARGV[1] or (cursor[2] or '') ~= ARGV[2] then
   return { 0, cursor[1] or '', cursor[2] or '' }
 end
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'stream', KEYS[3],
-  'id', ARGV[4], 'reason', 'deleted_unread', 'detail', ARGV[5])
-redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%.0f', (redis.call('TIME')[1] - 2592000) * 1000))
+-- Before anything is written: the command fails on a key of another type.
 local pos = ARGV[1]
 if ARGV[6] ~= '' and #redis.call('XRANGE', KEYS[3], '(' .. pos, ARGV[6], 'COUNT', 1) == 0 then
   pos = ARGV[6]
 end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', 10000, '*', 'stream', KEYS[3],
+  'id', ARGV[4], 'reason', 'deleted_unread', 'detail', ARGV[5])
+redis.call('XTRIM', KEYS[2], 'MINID', '~', string.format('%.0f', (redis.call('TIME')[1] - 2592000) * 1000))
 redis.call('HSET', KEYS[1], 'pos', pos, 'counted', ARGV[3], 'rejected', string.format('%.0f', (tonumber(cursor[3]) or 0) + 1))
 return { 1, pos }

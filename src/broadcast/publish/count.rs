@@ -23,7 +23,7 @@ pub(crate) struct StreamCount {
 impl StreamCount {
     /// The same count with further entries.
     pub(crate) fn plus(self, entries: u64) -> Self {
-        Self { added: self.added.map(|added| added + entries), ..self }
+        Self { added: self.added.map(|added| added.saturating_add(entries)), ..self }
     }
 }
 
@@ -58,14 +58,14 @@ impl CursorCount {
     /// The same count with this number of entries of this stream recorded as lost.
     pub(crate) fn with_lost(mut self, stream: u64, entries: u64) -> Self {
         let count = if self.at.stream == stream { &mut self.at.added } else { &mut self.before };
-        *count = count.map(|count| count + entries);
+        *count = count.map(|count| count.saturating_add(entries));
         self
     }
 
     /// The count once the next stream's count is determined, `added` up to this same place.
     pub(crate) fn anew(self, added: u64) -> Self {
         let before = self.at.added.map(|count| count.saturating_sub(added));
-        Self { at: StreamCount { added: Some(added), stream: self.at.stream + 1 }, before }
+        Self { at: StreamCount { added: Some(added), stream: self.at.stream.saturating_add(1) }, before }
     }
 }
 

@@ -293,9 +293,9 @@ impl Publisher {
 
     /// Sets the count, whatever the cursor has: that of another stream, or one that was not known.
     pub(crate) fn set_counted(&mut self, added: Option<u64>) {
-        let stream = self.counted.stream - u64::from(self.counted_anew);
+        let stream = self.counted.stream.saturating_sub(u64::from(self.counted_anew));
         self.counted_anew = added.is_some();
-        self.counted = StreamCount { added, stream: stream + u64::from(self.counted_anew) };
+        self.counted = StreamCount { added, stream: stream.saturating_add(u64::from(self.counted_anew)) };
     }
 
     /// The route's keys.
