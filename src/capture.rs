@@ -35,7 +35,8 @@ mod simulation;
 pub(crate) mod trial;
 
 pub use crate::source::heartbeat::{Heartbeat, WeakHeartbeat};
-pub use batch::{AppendOptions, Batch, Builder};
+pub use batch::builder::Builder;
+pub use batch::{AppendOptions, Batch};
 #[cfg(test)]
 pub(crate) use engine::handover::Border;
 pub use engine::handover::Handover;

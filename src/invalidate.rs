@@ -20,24 +20,20 @@
 //! first entry if need be. With `set`, a key that is there with an older version gets the value of the entry, and all else is
 //! removed as before: so that holds there, too. What was missed is reported, and with `if_missed = "clear"` every key is removed.
 
-mod again;
 mod cache_watch;
 mod change;
 mod cursor;
 pub mod dead_letters;
 mod engine;
 mod failure;
-mod keys;
-mod lease;
-mod place;
 mod reading;
 pub mod removal;
 mod route;
+mod second_pass;
 #[cfg(test)]
 mod simulation;
 mod sweep;
 pub(crate) mod trial;
-mod values;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -36,9 +36,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::append::call::{self, CaptureKeys};
-use super::append::state::RankedRevision;
+use super::append::state::revision::RankedRevision;
+use super::batch::Batch;
+use super::batch::builder::Builder;
 use super::batch::gap::Gap;
-use super::batch::{Batch, Builder};
 use super::mapping::Mapping;
 use super::memory_quota::MemoryQuota;
 use crate::config::{Capture, Durability};

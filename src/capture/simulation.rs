@@ -29,7 +29,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::append::call::{Append, CaptureKeys};
-use super::append::state::{RankedRevision, StoredState};
+use super::append::state::StoredState;
+use super::append::state::revision::RankedRevision;
 use super::engine::handover::Handover;
 use super::engine::{Connected, Counters, Effect, Engine, EngineSettings, Flow, Lost, Scripts};
 use super::memory_quota::MemoryQuota;

@@ -9,14 +9,15 @@
 //! were ever added to the stream up to `pos`, `read` and `again_read` how many of them were read up to each. The cursor is where the keys are: whatever sets the one back sets the other back.
 
 mod calls;
+pub(super) mod place;
 
-use super::again::Marks;
 use super::change::CacheKey;
-use super::place::Place;
+use super::second_pass::Marks;
 use super::sweep::Clearing;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Script, script};
 use crate::stream::EntryId;
+use place::Place;
 
 pub(super) use calls::{AdoptCall, ClearCall, CursorCalls};
 

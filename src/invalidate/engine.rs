@@ -18,12 +18,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::again::{BATCH_ENTRIES, HeldBatches, Marks};
+use super::change::keys::{KeyMaker, Rejection};
+use super::cursor::place::Place;
 use super::cursor::{Counts, CursorCalls, CursorLook, PlaceField};
 use super::failure::SessionFailure;
-use super::keys::{KeyMaker, Rejection};
-use super::place::Place;
 use super::reading::Queue;
+use super::second_pass::{BATCH_ENTRIES, HeldBatches, Marks};
 use super::sweep::Sweep;
 use crate::config::{Endpoint, IfMissed, Invalidate, redis_keys};
 use crate::event::{InvalidateLoss, ReplayTrigger};

@@ -20,6 +20,7 @@
 //!
 //! Failure: nothing here outlives the session. Buffered entries are read again, if they still exist.
 
+mod no_group;
 mod polling;
 mod release;
 
@@ -45,7 +46,8 @@ use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
 use crate::status::GroupChange;
 use crate::stream::EntryId;
-use crate::stream::entries::{Ranges, StreamEntries, entries_of_next_read};
+use crate::stream::entries::{Ranges, StreamEntries};
+use crate::stream::read_size::entries_of_next_read;
 
 /// An entry that a consumer holds for at least this long is reported, if others wait behind it.
 const HELD_UP: Duration = Duration::from_secs(30);

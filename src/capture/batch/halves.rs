@@ -1,8 +1,7 @@
 //! A batch in two, for a destination that has no room for all of it at once.
 
-use super::{
-    Batch, ITEM_POSITION_WIDTH, RUN_WIDTH, Run, TARGET_ANCHOR, TARGET_DEAD_LETTER, TARGET_FILTERED, decimal,
-};
+use super::digits::decimal;
+use super::{Batch, ITEM_POSITION_WIDTH, RUN_WIDTH, Run, TARGET_ANCHOR, TARGET_DEAD_LETTER, TARGET_FILTERED};
 use crate::capture::batch::gap::Joint;
 use crate::position::Position;
 use crate::rt::Moment;
@@ -99,7 +98,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::capture::batch::{AppendOptions, Builder};
+    use crate::capture::batch::AppendOptions;
+    use crate::capture::batch::builder::Builder;
     use crate::capture::mapping::FieldSink as _;
     use crate::position::{AnchorId, Epoch};
     use crate::server::resp::Message;

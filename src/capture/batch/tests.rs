@@ -1,6 +1,9 @@
+use super::builder::Builder;
 use super::record::NotARecord;
 use super::*;
+use crate::capture::mapping::FieldSink as _;
 use crate::position::AnchorId;
+use crate::server::resp::Message;
 
 /// The positions as the script reads them, whatever way they were written.
 #[test]

@@ -64,7 +64,7 @@ pub(in crate::capture) struct CaptureSnapshot {
     /// True if a successor shows the route's state by now.
     pub(in crate::capture) ends: bool,
     /// Under which revision this instance writes, while it does: only that one trims.
-    pub(in crate::capture) writes_as: Option<String>,
+    pub(in crate::capture) trims_under: Option<String>,
 }
 
 /// The connection to one of the two servers.
@@ -138,7 +138,7 @@ impl Engine {
             process: self.ledger.process(held),
             tried: reading.was_tried() && writing.was_tried(),
             ends: matches!(self.ending, Ending::HandingOver(_) | Ending::HandedOver),
-            writes_as: self.revision.as_ref().filter(|_| writes).map(ToString::to_string),
+            trims_under: self.revision.as_ref().filter(|_| writes).map(ToString::to_string),
         }
     }
 

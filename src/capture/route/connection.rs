@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use crate::capture::append::call::{APPEND, Append, CaptureKeys};
-use crate::capture::append::state::{RankedRevision, StoredState};
+use crate::capture::append::state::StoredState;
+use crate::capture::append::state::revision::RankedRevision;
 use crate::capture::engine::{Connected, LEASE, Scripts};
 use crate::capture::groups;
 use crate::config::{Capture, Endpoint};

@@ -42,7 +42,7 @@ impl World {
                 self.full_turn(which);
                 let now = self.now(which);
                 let routes = &mut self.instances[which].routes;
-                trimming.extend(routes.iter_mut().filter_map(|route| route.engine.view(now).writes_as));
+                trimming.extend(routes.iter_mut().filter_map(|route| route.engine.view(now).trims_under));
             }
             let written = self.model.state.get("revision");
             if trimming.len() <= 1 && trimming.iter().all(|own| written.is_none_or(|written| own >= written))

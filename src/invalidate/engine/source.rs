@@ -6,16 +6,17 @@ use tokio::time::Instant;
 
 use super::{Effect, Engine, SessionState};
 use crate::event::InvalidateLoss;
+use crate::invalidate::change::keys::{EntryKeys, Rejection};
+use crate::invalidate::cursor::place::Place;
 use crate::invalidate::failure::SessionFailure;
-use crate::invalidate::keys::{EntryKeys, Rejection};
-use crate::invalidate::place::Place;
 use crate::invalidate::reading::QueuedEntry;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Script, script};
 use crate::status::RouteEndpoint;
 use crate::stream::EntryId;
 use crate::stream::counters::{Compared, StreamCounters, ask_counters, is_gone};
-use crate::stream::entries::{StreamEntries, entries_of_next_read};
+use crate::stream::entries::StreamEntries;
+use crate::stream::read_size::entries_of_next_read;
 use crate::text::plural;
 
 /// Writes dead letters.

@@ -18,7 +18,6 @@ use crate::broadcast::publish::call::Tally;
 use crate::broadcast::publish::count::{Counted, StreamCount};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Role, role_in};
-use crate::status::RouteEndpoint;
 use crate::stream::EntryId;
 
 /// The connection to the destination, if it is another server than the stream's.
@@ -115,7 +114,7 @@ impl Publisher {
             Value::Integer(receivers) => (1, u64::from(*receivers == 0)),
             _ => (0, 0),
         };
-        if self.refused.is_some() {
+        if self.refusals.has_one() {
             return Ok(sent);
         }
         let Some(batch) = other.waiting.front_mut() else {
@@ -133,8 +132,7 @@ impl Publisher {
             Value::Error(text) => {
                 let entry = batch.ids.get(batch.answered).copied();
                 let error = Error::reply(text);
-                let too_large = batch.large.is_some() && error.code() == Some("ERR");
-                let own = self.blames && (self.channels_differ || too_large);
+                let large = batch.large.is_some();
                 let before = batch.answered.checked_sub(1).and_then(|at| batch.ids.get(at));
                 let last = before.copied().unwrap_or(batch.span.0);
                 batch.span.1 = last;
@@ -146,8 +144,7 @@ impl Publisher {
                 batch.filtered.retain(|id| *id <= last);
                 // The batches behind it are read again: across servers that may repeat messages, and loses none.
                 other.waiting.truncate(1);
-                self.refused =
-                    Some(SessionFailure::of_publish(RouteEndpoint::Destination, entry, own, error));
+                self.refusals.on_publish_refused(entry, large, error);
             }
             _ => {
                 let error = Error::Protocol("the reply to PUBLISH is not a number".into());

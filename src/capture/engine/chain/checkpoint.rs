@@ -393,7 +393,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::capture::batch::{AppendOptions, Builder};
+    use crate::capture::batch::AppendOptions;
+    use crate::capture::batch::builder::Builder;
     use crate::position::AnchorId;
     use crate::rt::Moment;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::change::{Change, Changes};
-use super::place::Place;
+use super::cursor::place::Place;
 use crate::stream::EntryId;
 
 /// Bytes of keys that a route holds for their second pass.
