@@ -97,6 +97,10 @@ pub struct Batch {
     pub opened: Instant,
     /// When its first item was read; milliseconds since 1970.
     pub opened_unix_ms: u64,
+    /// Every message published before this was read before its first item, or is its first item; milliseconds since 1970.
+    /// So messages behind the batch were published later: a gap behind it begins here. They may have waited in a socket
+    /// when the batch was read.
+    pub complete_unix_ms: u64,
     pub(in crate::capture) options: Arc<AppendOptions>,
     items: usize,
     epochs: Vec<Epoch>,
@@ -107,6 +111,14 @@ pub struct Batch {
     streams: Vec<Range<usize>>,
     body: Vec<u8>,
     arguments: usize,
+}
+
+/// When a batch's first item was read.
+#[derive(Debug, Clone, Copy)]
+struct ReadTime {
+    moment: Moment,
+    /// Until when everything was read by then; milliseconds since 1970.
+    complete_unix_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -125,7 +137,7 @@ impl Run {
 }
 
 impl Batch {
-    fn new(joint: Joint, position: Position, read: Moment, options: Arc<AppendOptions>) -> Self {
+    fn new(joint: Joint, position: Position, read: ReadTime, options: Arc<AppendOptions>) -> Self {
         // The range also includes everything between the item before and the first one of this batch.
         let epoch = match joint {
             Joint::Follows(before) => before.epoch,
@@ -138,8 +150,9 @@ impl Batch {
             events: 0,
             rejected: 0,
             filtered: 0,
-            opened: read.at,
-            opened_unix_ms: read.unix_ms,
+            opened: read.moment.at,
+            opened_unix_ms: read.moment.unix_ms,
+            complete_unix_ms: read.complete_unix_ms.min(read.moment.unix_ms),
             options,
             items: 0,
             epochs: vec![epoch],
@@ -156,7 +169,10 @@ impl Batch {
     /// A batch without messages in the place of lost ones: the gap before its only item is their record. Its time is
     /// the gap's beginning, since nothing in it was read later.
     pub(super) fn of_loss(last: Position, gap: Gap, read: Moment, options: Arc<AppendOptions>) -> Self {
-        let read = Moment { unix_ms: gap.started_unix_ms, ..read };
+        let read = ReadTime {
+            moment: Moment { unix_ms: gap.started_unix_ms, ..read },
+            complete_unix_ms: gap.started_unix_ms,
+        };
         let mut batch = Self::new(Joint::Gap(gap), last, read, options);
         batch.push(last, TARGET_ANCHOR, 0);
         batch.end_run();

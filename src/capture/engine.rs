@@ -317,11 +317,21 @@ impl Engine {
     pub(super) fn on_spool_opened(&mut self, recovered: &Recovered) {
         let last = recovered.last.map(Position::from_bytes);
         self.raise_floor(last.map_or(0, |last| last.epoch.number + 1));
-        self.spill = Spill::with_spool(last, recovered.bytes);
-        let read = recovered.ends.as_ref().map(|ends| ends.each_ref().map(|body| Batch::read_unix_ms(body)));
-        if let Some([Some(first), Some(last)]) = read {
+        self.spill = Spill::with_spool(last, recovered);
+        let complete = recovered
+            .ends
+            .as_ref()
+            .map(|ends| ends.each_ref().map(|body| Batch::recorded_complete_unix_ms(body)));
+        if let Some([Some(first), Some(last)]) = complete {
             self.chain.on_recovered(first, last);
         }
+    }
+
+    /// Gives up everything that is buffered, also what an earlier process left on disk. Returns the number of messages.
+    fn clear_buffered(&mut self) -> u64 {
+        let spilled = self.spill.clear();
+        self.ledger.received(spilled.unread);
+        self.chain.clear() + spilled.events
     }
 
     /// An empty spool has become available.
@@ -367,6 +377,11 @@ impl Engine {
     /// Returns whether more is stored than may be kept until it is durable: then nothing is sent for a while.
     fn waits_for_durability(&self) -> bool {
         self.settings.durability != Durability::Applied && self.chain.kept_bytes() > self.room().tail
+    }
+
+    /// The last item that is, or was, buffered.
+    fn given(&self) -> Option<Position> {
+        self.builder.last().max(self.spill.last()).max(self.chain.last())
     }
 
     /// No epoch below this may be handed out from now on, here or to a successor.

@@ -221,8 +221,6 @@ struct World {
     forgot: bool,
     /// An instance's clock was set once.
     clock_set: bool,
-    /// A session's connection delivered late once, or nothing.
-    link_stalled: bool,
     /// The source's epoch was lost once.
     epoch_lost: bool,
     /// The destination lost something once that it had acknowledged.
@@ -280,7 +278,6 @@ impl World {
             promised: None,
             forgot: false,
             clock_set: false,
-            link_stalled: false,
             epoch_lost: false,
             went_back: false,
             changed: true,

@@ -142,8 +142,8 @@ impl Append {
             text.push(' ');
         }
         resp::argument(out, text.as_bytes());
-        // The state's time dates the gap of a restart: messages lost with this process were read after it.
-        resp::argument(out, batch.opened_unix_ms.to_string().as_bytes());
+        // The state's time dates the gap of a restart: messages lost with this process were published after it.
+        resp::argument(out, batch.complete_unix_ms.to_string().as_bytes());
         out.extend_from_slice(&batch.options.arguments);
         match gap {
             None => resp::argument(out, b"0"),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::gap::Joint;
-use super::{AppendOptions, BATCH_BYTES, Batch, TARGET_ANCHOR, TARGET_DEAD_LETTER, TARGET_FILTERED};
+use super::{
+    AppendOptions, BATCH_BYTES, Batch, ReadTime, TARGET_ANCHOR, TARGET_DEAD_LETTER, TARGET_FILTERED,
+};
 use crate::capture::mapping::{FieldName, FieldSink, Rejection};
 use crate::position::Position;
 use crate::rt::Moment;
@@ -24,6 +26,8 @@ pub struct Builder {
     hasher: DefaultHashBuilder,
     /// The open batch's streams by name.
     index: HashTable<usize>,
+    /// Until when everything is read; milliseconds since 1970.
+    complete_unix_ms: u64,
     /// Start of the item being written.
     mark: ItemMark,
     /// Size of the last batch's body, so that the next one is allocated in one piece.
@@ -47,6 +51,7 @@ impl Builder {
             last: None,
             hasher: DefaultHashBuilder::default(),
             index: HashTable::new(),
+            complete_unix_ms: u64::MAX,
             mark: ItemMark::default(),
             body_bytes: 0,
         }
@@ -96,9 +101,15 @@ impl Builder {
         self.open.as_ref().and_then(|batch| batch.joint.lost_since_unix_ms())
     }
 
+    /// Says until when everything was read: for the batches that are opened from now on.
+    pub(in crate::capture) fn set_complete(&mut self, unix_ms: u64) {
+        self.complete_unix_ms = unix_ms;
+    }
+
     /// Adds the anchor that opens a window. The open batch must have been taken before.
     pub fn open_window(&mut self, anchor: Position, joint: Joint, read: Moment) {
         debug_assert!(self.open.is_none() && joint.opens_window(), "a window begins a batch");
+        let read = ReadTime { moment: read, complete_unix_ms: self.complete_unix_ms };
         let mut batch = Self::begin(joint, anchor, read, &self.options, self.body_bytes);
         batch.push(anchor, TARGET_ANCHOR, 0);
         self.open = Some(batch);
@@ -182,16 +193,19 @@ impl Builder {
 
     /// The open batch; a new one follows the last item.
     fn open_batch(&mut self, position: Position, read: Moment) -> &mut Batch {
-        let joint = self.last.map_or(Joint::Start, Joint::Follows);
-        let Self { open, options, body_bytes, .. } = self;
-        open.get_or_insert_with(|| Self::begin(joint, position, read, options, *body_bytes))
+        let Self { open, options, body_bytes, last, complete_unix_ms, .. } = self;
+        open.get_or_insert_with(|| {
+            let joint = last.map_or(Joint::Start, Joint::Follows);
+            let read = ReadTime { moment: read, complete_unix_ms: *complete_unix_ms };
+            Self::begin(joint, position, read, options, *body_bytes)
+        })
     }
 
     /// Batches under load resemble each other: one allocation each, of about the right size.
     fn begin(
         joint: Joint,
         position: Position,
-        read: Moment,
+        read: ReadTime,
         options: &Arc<AppendOptions>,
         bytes: usize,
     ) -> Batch {

@@ -211,9 +211,9 @@ impl Chain {
         self.last
     }
 
-    /// When the first item of the last buffered batch was read; milliseconds since 1970.
-    pub(crate) fn last_opened_unix_ms(&self) -> Option<u64> {
-        self.ring.back().map(|batch| batch.opened_unix_ms)
+    /// Messages behind the last buffered batch were published after this; milliseconds since 1970.
+    pub(crate) fn last_complete_unix_ms(&self) -> Option<u64> {
+        self.ring.back().map(|batch| batch.complete_unix_ms)
     }
 
     /// Returns whether the state has been read once, so that [`Self::checkpoint`] is more than an assumption.
@@ -249,10 +249,10 @@ impl Chain {
             Joint::Start => self.since_unix_ms(),
             Joint::Follows(_) => None,
         };
-        before.map_or(batch.opened_unix_ms, |before| before.min(batch.opened_unix_ms))
+        before.map_or(batch.complete_unix_ms, |before| before.min(batch.complete_unix_ms))
     }
 
-    /// An earlier process left batches on disk. It read the first and the last of them at these times.
+    /// An earlier process left batches on disk. Messages behind the first and the last of them were published after these times.
     pub(crate) fn on_recovered(&mut self, first_unix_ms: u64, last_unix_ms: u64) {
         self.recovered_unix_ms = Some((first_unix_ms.min(last_unix_ms), last_unix_ms));
     }

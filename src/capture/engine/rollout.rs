@@ -314,7 +314,7 @@ impl Engine {
             return;
         }
         self.flush_builder();
-        let others = self.chain.clear() + self.spill.clear();
+        let others = self.clear_buffered();
         self.count_deduplicated(others);
         self.gap = None;
         self.hold_reading();

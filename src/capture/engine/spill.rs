@@ -29,7 +29,7 @@ use crate::capture::batch::{AppendOptions, Batch};
 use crate::event::GapCause;
 use crate::position::Position;
 use crate::rt::Moment;
-use crate::spool::{Damage, Piece, Record, SpoolDone, SpoolError, SpoolRequest};
+use crate::spool::{Damage, Piece, Record, Recovered, SpoolDone, SpoolError, SpoolRequest};
 
 /// Items that wait for so long are written: fsync's interval, so that a crash of the process costs no more than one of
 /// the machine.
@@ -72,6 +72,8 @@ pub(crate) struct Spill {
     disk_only: Option<Position>,
     /// The last item that an earlier process wrote.
     recovered: Option<Position>,
+    /// Messages of an earlier process that are on disk and not read, and those that a damage there has lost.
+    unread: u64,
     /// The last item given up. Items in the log up to it are not read again.
     given_up: Option<Position>,
     /// Deletion of given-up items is due up to here.
@@ -97,15 +99,16 @@ pub(crate) struct Spill {
 }
 
 impl Spill {
-    /// With a spool in which an earlier process left records up to `last`, in this many bytes.
-    pub(crate) fn with_spool(last: Option<Position>, bytes: u64) -> Self {
+    /// With a spool in which an earlier process left records up to `last`.
+    pub(crate) fn with_spool(last: Option<Position>, recovered: &Recovered) -> Self {
         Self {
             enabled: true,
             journal: last.is_some(),
             written: last,
             disk_only: last,
             recovered: last,
-            bytes,
+            unread: recovered.events.saturating_add(recovered.lost_events),
+            bytes: recovered.bytes,
             ..Self::default()
         }
     }
@@ -303,6 +306,7 @@ impl Spill {
             }
             SpoolDone::Released { bytes } => self.bytes = bytes,
         }
+        self.unread = self.unread.saturating_sub(outcome.recovered);
         self.settle(chain, room);
         outcome
     }
@@ -355,10 +359,10 @@ impl Spill {
         (events + more, before.or(gap))
     }
 
-    /// Gives up everything: another configuration's instance stores it. Returns how many messages that
-    /// were.
-    pub(crate) fn clear(&mut self) -> u64 {
-        let events = self.tail_events() + self.disk_only_batches.take_all() + self.unrecorded_events();
+    /// Gives up everything: another configuration's instance stores it.
+    pub(crate) fn clear(&mut self) -> ClearedSpill {
+        let known = self.tail_events() + self.disk_only_batches.take_all() + self.unrecorded_events();
+        let unread = std::mem::take(&mut self.unread);
         self.given_up = self.given_up.max(self.last()).max(self.written);
         if self.bytes > 0 {
             self.discarded = self.written;
@@ -367,8 +371,16 @@ impl Spill {
         self.damage = None;
         (self.tail_bytes, self.disk_only) = (0, None);
         self.reading = false;
-        events
+        ClearedSpill { events: known + unread, unread }
     }
+}
+
+/// The messages that were given up with everything behind the chain.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClearedSpill {
+    pub(crate) events: u64,
+    /// Number of these that an earlier process had left and this one has not read: they are not counted as received.
+    pub(crate) unread: u64,
 }
 
 /// Items read from the spool, on their way into the chain.
@@ -460,7 +472,7 @@ impl SpillReading<'_> {
     /// A loss behind the last record read.
     fn gap(&self, detail: String, dropped: u64) -> Gap {
         let now = self.now.unix_ms;
-        let since = self.chain.last_opened_unix_ms().or(self.chain.spooled_since_unix_ms());
+        let since = self.chain.last_complete_unix_ms().or(self.chain.spooled_since_unix_ms());
         let since = since.map_or(now, |since| since.min(now));
         Gap { ended_unix_ms: now, dropped, ..Gap::begins(GapCause::SpoolCorrupt, detail, since) }
     }
@@ -502,6 +514,7 @@ impl SpillReading<'_> {
 
     /// The log has no more records, and not everything that was on disk only has been read.
     fn end(&mut self) {
+        self.spill.unread = 0;
         let Some(upto) = self.spill.disk_only else { return };
         let left = self.spill.disk_only_batches.events;
         if left > 0 {

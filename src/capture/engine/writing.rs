@@ -482,7 +482,7 @@ impl Engine {
         let due = now.at.saturating_duration_since(self.writing.touched) >= TOUCH;
         if watching && due && self.leadership.is_leader() {
             self.writing.touched = now.at;
-            self.date_state(self.reading.complete_until().unwrap_or(now.at), now);
+            self.date_state(self.complete_unix_ms(now).unwrap_or(now.unix_ms), now);
         }
     }
 
@@ -496,8 +496,8 @@ impl Engine {
         }
     }
 
-    fn date_state(&mut self, at: Instant, now: Moment) {
-        let at = now.unix_ms_of(at).to_string();
+    fn date_state(&mut self, unix_ms: u64, now: Moment) {
+        let at = unix_ms.to_string();
         let mut call = Vec::new();
         resp::command(&mut call, &[b"HSET", &self.settings.keys.state, b"at", at.as_bytes()]);
         self.ask(Ask::Note, now, &call);

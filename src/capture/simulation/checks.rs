@@ -197,8 +197,8 @@ impl World {
             (from == "-" || from.as_str() >= before) && to.as_str() <= behind
         };
         let gaps = self.model.streams.get(&self.keys.gaps).into_iter().flatten().filter(inside);
-        // A session's own end is dated by its last heartbeat, and a restart by when the last stored message was read,
-        // which was late on a link that stalled. The date of a state that is lost or went back may be later.
+        // A session's own end and a restart are dated by the last heartbeat. The date of a state that is lost or went back
+        // may be later.
         let dated = [
             "source_disconnected",
             "source_demoted",
@@ -211,8 +211,7 @@ impl World {
             "spool_corrupt",
             "restart",
         ];
-        let dated = |cause: &str| dated.contains(&cause) && !(self.link_stalled && cause == "restart");
-        if !gaps.clone().all(|gap| dated(&field(gap, "cause"))) {
+        if !gaps.clone().all(|gap| dated.contains(&field(gap, "cause").as_str())) {
             return;
         }
         let at = |gap: &Entry, name| field(gap, name).parse::<u64>().unwrap();

@@ -193,7 +193,7 @@ impl Chain {
         }
         // A restart's gap among these batches was recorded in what the state has lost. It begins again where it began.
         let before = self.ring.iter().take(self.passed).rev().find(|batch| !batch.is_loss());
-        let before = before.or(self.ring.get(self.passed)).map(|batch| batch.opened_unix_ms);
+        let before = before.or(self.ring.get(self.passed)).map(|batch| batch.complete_unix_ms);
         self.since_unix_ms = self.since_unix_ms.map(|since| before.map_or(since, |before| before.min(since)));
         rewound
     }
@@ -352,7 +352,7 @@ impl Chain {
         // Items of an earlier process on disk are stored up to here: a restart's gap begins after them. A loss was read
         // at a time that is not known.
         if !batch.is_loss() {
-            self.since_unix_ms = self.since_unix_ms.max(Some(batch.opened_unix_ms));
+            self.since_unix_ms = self.since_unix_ms.max(Some(batch.complete_unix_ms));
         }
         let bytes = batch.held_bytes();
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
@@ -375,7 +375,7 @@ impl Chain {
         let dropped = Gap {
             cause: GapCause::Stale,
             detail: format!("another writer had moved the checkpoint to {place}, past {}", batch.last),
-            started_unix_ms: batch.opened_unix_ms,
+            started_unix_ms: batch.complete_unix_ms,
             ended_unix_ms: now_unix_ms,
             dropped: batch.events,
         };
@@ -439,7 +439,7 @@ mod tests {
         let now = Moment { at: Instant::now(), unix_ms: 900 };
         let gap = Gap { dropped: 2, ..Gap::begins(GapCause::SpoolCorrupt, "a file is missing", 100) };
         let lost = Batch::of_loss(epoch.at(30), gap, now, Arc::new(AppendOptions::default()));
-        let read = Batch::read_unix_ms(&lost.encode());
+        let read = Batch::recorded_complete_unix_ms(&lost.encode());
         assert_eq!(read, Some(100));
         let mut chain = Chain::new("n");
         chain.on_recovered(100, 300);

@@ -41,6 +41,9 @@ impl Engine {
     /// Something came over the open window or tap. Each item goes to [`Self::take`], the end to [`Self::end_read`].
     pub(in crate::capture) fn begin_read(&mut self, now: Moment) -> Pass {
         self.on_heard(now);
+        if let Some(unix_ms) = self.complete_unix_ms(now) {
+            self.builder.set_complete(unix_ms);
+        }
         Pass { read: now, room: self.room(), received: 0 }
     }
 
