@@ -1,8 +1,8 @@
-//! The second pass: what was cleared is held, and cleared once more when its time has come.
+//! The second pass: cleared keys are held, and cleared again after `again_after`.
 //!
-//! Times are the daemon's own, from the answer of the first clear on. Ids are not taken for times: an application may use
-//! any numbers. A restarted daemon learns from *marks* in the cursor how long ago it was: *by that time, of the cache's
-//! clock, the first pass had come so far*. What has no mark counts as cleared just now.
+//! The daemon's own clock counts from the answer to the first clear. Ids are not times: an application may use any numbers.
+//! A restarted daemon learns the age of a clear from *marks* in the cursor. A mark is an entry, and the time of the cache's
+//! clock at which the first pass reached it. Entries without a mark count as cleared just now.
 //!
 //! A batch that cannot be held is read from the stream once more, as after a restart.
 
@@ -67,7 +67,7 @@ pub(super) struct HeldBatches {
     after: Duration,
     batches: VecDeque<HeldBatch>,
     bytes: usize,
-    /// From here to there entries are held. What follows, up to the place of the first pass, is to be read again.
+    /// Entries from `begin` to `end` are held. Later entries, up to the place of the first pass, must be read again.
     begin: EntryId,
     end: Place,
 }
@@ -263,7 +263,7 @@ impl HeldBatch {
     }
 }
 
-/// By these times, of the cache's clock and in milliseconds, the first pass had come to these entries. Ascending.
+/// Entries, each with the time at which the first pass reached it (the cache's clock, milliseconds). Ascending.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Marks(Vec<(EntryId, u64)>);
 
@@ -312,7 +312,7 @@ impl Marks {
         self.0.retain(|(id, _)| *id > again);
     }
 
-    /// When the first pass had come to an entry at the latest.
+    /// The latest time at which the first pass can have reached an entry.
     pub(super) fn time_of(&self, id: EntryId) -> Option<u64> {
         self.0.iter().find(|(mark, _)| *mark >= id).map(|(_, time)| *time)
     }

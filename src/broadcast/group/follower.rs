@@ -107,10 +107,11 @@ pub(crate) struct Follower {
     buffered_from: EntryId,
     /// The last entry read.
     read: EntryId,
-    /// The last entry given to the publisher; behind it if the cursor turned out to be elsewhere.
+    /// The publisher's end at the last comparison. If it differs now, entries were published, or the cursor is elsewhere.
     handed: EntryId,
     /// The last poll; `None` before the first, and without a group.
     state: Option<GroupState>,
+    /// True if the group does not exist.
     missing: bool,
     /// Holes that the last look may not have counted.
     holes_since: u64,

@@ -18,14 +18,14 @@ use crate::rt;
 use crate::server::resp::{self, Value};
 use crate::server::{Connection, Error, Script, can_run_scripts, connect, script};
 
-/// Adds streams to those that are read.
+/// Adds streams to the set of known ones.
 const FOUND: Script = script!("found.lua");
-/// Forgets one that is gone.
+/// Forgets a deleted stream.
 const GONE: Script = script!("gone.lua");
 
 /// Keys of one SCAN: about a millisecond of the server.
 const COUNT: &[u8] = b"1000";
-/// The pause after a call, in times of the call's duration.
+/// The pause after a call, as a multiple of the call's duration.
 const PAUSE: u32 = 9;
 /// The longest of these pauses: a reply that was slow for other reasons does not stop the look.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -42,7 +42,8 @@ pub(in crate::capture) struct Carried {
     pub(in crate::capture) spill: Spill,
     /// True if nothing is missing between the last batch and the border.
     pub(in crate::capture) contiguous: bool,
-    /// The gap that may be there. Without a gap and not contiguous, this route never had a window.
+    /// The gap before the successor's first item, if the items are not contiguous. With neither, the route never had a
+    /// window.
     pub(in crate::capture) gap: Option<Gap>,
     /// True if it was the leader.
     pub(in crate::capture) leader: bool,

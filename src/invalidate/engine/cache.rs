@@ -58,7 +58,7 @@ pub(super) enum CacheCall {
 /// A call under way, and since when.
 pub(super) type SentCall = (CacheCall, Instant);
 
-/// How the cursor is to be put.
+/// The content for a cursor that is set anew.
 #[derive(Debug, Clone)]
 pub(super) struct Adoption {
     pub(super) seen: (Vec<u8>, Vec<u8>),

@@ -228,9 +228,9 @@ impl Chain {
         events
     }
 
-    /// Returns whether the checkpoint's epoch is not before those of the open window and is none of them: then the
-    /// window was numbered from an epoch that has gone back. `newest` is the epoch of the last item given to the chain,
-    /// or about to be.
+    /// Returns whether the checkpoint's epoch is foreign to the open window and has at least its newest epoch's number.
+    /// Then the source's counter of epochs has gone back before the window opened. `newest` is the epoch of the last item
+    /// given to the chain, or about to be.
     pub(crate) fn is_behind(&self, newest: Option<Epoch>) -> bool {
         let newest = self.epochs.back().copied().into_iter().chain(newest).max_by_key(|epoch| epoch.number);
         self.checkpoint().zip(newest).is_some_and(|(at, newest)| {

@@ -163,7 +163,8 @@ impl Engine {
         self.reading.error = Some(why.to_owned());
         self.gap = Some(Gap::begins(cause, why, now.unix_ms_of(missed)));
         let text = format!(
-            "the session has ended: {why}; tidegate opens a new one. Messages until then are lost, and a gap is recorded"
+            "the session has ended: {why}; tidegate opens a new one. Messages published before the new session opens are \
+             lost; a gap record shows it"
         );
         self.on_source_lost(cause, text, now);
     }
