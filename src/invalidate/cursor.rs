@@ -57,7 +57,7 @@ pub(super) struct Cursor {
     pub(super) marks: Marks,
     /// The clear of all keys that is under way.
     pub(super) clearing: Clearing,
-    /// The last gap record that was seen of the captures that write the stream.
+    /// The last gap record seen, of the captures that write the stream.
     pub(super) gaps: Option<EntryId>,
     /// When its configuration took over, by the cache's clock in milliseconds.
     pub(super) began: u64,

@@ -131,7 +131,7 @@ impl HeldBatches {
         self.on_place(again);
     }
 
-    /// The stream was begun anew: what is held is of the old one.
+    /// The stream began anew: the held entries are of the old one.
     pub(super) fn on_stream_anew(&mut self) {
         for held in &mut self.batches {
             held.last = None;
@@ -154,8 +154,8 @@ impl HeldBatches {
         self.bytes
     }
 
-    /// Takes in that entries after `prev` and up to `last` were cleared. What does not follow what is held is left to be
-    /// read again.
+    /// Holds the cleared entries after `prev` and up to `last`. If they do not follow the held ones, they are read again
+    /// later.
     pub(super) fn hold(
         &mut self,
         (prev, last): (EntryId, Place),
@@ -200,7 +200,7 @@ impl HeldBatches {
         self.batches.iter().any(|held| held.is_lost_at(again))
     }
 
-    /// How many entries are given up with these. They are told once.
+    /// Number of entries that are given up with these batches. Each is returned once.
     pub(super) fn take_lost(&mut self, due: &DueAgain) -> u64 {
         let batches = self.batches.iter_mut().skip(due.first).take(due.batches);
         batches.map(|held| std::mem::take(&mut held.lost)).sum()

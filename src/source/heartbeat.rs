@@ -159,7 +159,7 @@ impl Heartbeat {
         self.shared.beat
     }
 
-    /// Says that messages come.
+    /// Reports messages of the source: then no heartbeat is needed.
     pub(crate) fn busy(&self) {
         self.shared.busy.store(true, Ordering::Relaxed);
     }

@@ -123,9 +123,9 @@ pub(crate) struct Follower {
     schedule: PollSchedule,
     /// The stream's last entry, if everything up to it is acknowledged.
     tail: Option<EntryId>,
-    /// True if a look was asked for it since something changed.
+    /// True if `tail` was asked for since the last change.
     tail_asked: bool,
-    /// The first entry that the group was not given, when that was last asked for.
+    /// The first entry that was not delivered to the group, as of the last question.
     ungiven: Option<EntryId>,
     /// COUNT of the next read of entries.
     read_entries: usize,
@@ -136,7 +136,7 @@ pub(crate) struct Follower {
     /// Acknowledged holes whose entries are deleted and whose messages are not buffered.
     deleted: DeletedHoles,
     watch: UnreadWatch,
-    /// True if something is ready and the rate lets nothing through.
+    /// True if entries are ready and the rate limit holds them back.
     paced: bool,
     /// True if this instance published when that was last asked.
     led: bool,
@@ -405,7 +405,7 @@ impl Follower {
         self.schedule.now(now);
     }
 
-    /// In the order of the stream: reads anew from here.
+    /// In the order of the stream: reads again from here.
     fn forget(&mut self, read: EntryId) {
         self.buffer.clear();
         self.read = read;

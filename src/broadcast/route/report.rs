@@ -307,7 +307,7 @@ impl BroadcastRoute {
         }
     }
 
-    /// Shows whether another server may be the master of a side by now.
+    /// Shows any doubt that an endpoint's server is still the master.
     pub(super) fn show_doubt(&self) {
         let [source, destination] =
             [&self.parts.source, &self.parts.destination].map(|endpoint| server::doubt(endpoint));

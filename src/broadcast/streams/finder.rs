@@ -382,7 +382,7 @@ impl Finder {
         let reply = connection.ask(self.source.response_timeout, "forgetting a stream", &call).await;
         let reply = reply.map_err(|error| error.at(&keys))?;
         if reply.integer() == Some(1) {
-            // Its totals are those of the route by now. If it begins anew, it begins at none.
+            // The route has its totals now. A new stream of this name starts at zero.
             self.tallied.remove(stream);
         }
         Ok(())

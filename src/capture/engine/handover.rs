@@ -149,7 +149,7 @@ impl Handover {
         self.0.changed.notify_waiters();
     }
 
-    /// Says the lowest epoch that may be handed out, as the predecessor knows it.
+    /// Sets the lowest epoch that the predecessor allows.
     pub(in crate::capture) fn set_floor(&self, floor: u64) {
         self.0.floor.store(floor, Ordering::Relaxed);
     }
@@ -169,7 +169,7 @@ impl Handover {
         self.talk().left.clone()
     }
 
-    /// Says the predecessor's last word.
+    /// Gives the successor the predecessor's final state.
     pub(in crate::capture) fn end(&self, ended: Box<Ended>) {
         self.talk().ended = Some(ended);
         self.0.changed.notify_waiters();

@@ -47,7 +47,7 @@ pub(super) enum CacheCall {
     First(Place, Batch),
     /// The second pass moves from this place on.
     Again(Place, DueAgain),
-    /// The cursor is written, and nothing cleared; the place of the first pass, with what is known of it by now.
+    /// Writes the cursor without a clear: the first pass's place, with its present counts.
     Write(Place),
     /// Keys are looked for, to clear all of them.
     Scan,

@@ -194,7 +194,7 @@ impl Engine {
         self.lose_window(cause, &why, now);
     }
 
-    /// Reading has come to a stop: for now, or for good.
+    /// Ends one read of the source, and acts on its outcome.
     pub(in crate::capture::engine) fn on_read(&mut self, flow: Flow, now: Moment) {
         match flow {
             Flow::Go => {
