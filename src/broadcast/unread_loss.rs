@@ -359,7 +359,7 @@ impl UnreadWatch {
         }
     }
 
-    /// Takes in that there is no stream, when `read` was read.
+    /// Notes that the stream does not exist; `read` is the last entry read.
     pub(crate) fn on_gone(&mut self, read: EntryId, publisher: &Publisher, now: Instant) {
         if self.missed.is_none() && publisher.takes() {
             (self.last, self.read) = (now, read);

@@ -41,7 +41,7 @@ const STATE_DIRECTORY_AGAIN: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for threads that read files. One that hangs ends with the process.
 const THREADS_END_WITHIN: Duration = Duration::from_millis(100);
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until a signal stops it.
 pub(super) fn run(path: &Path) -> u8 {
     let loaded = match super::load(path) {
         Ok(loaded) => loaded,

@@ -139,7 +139,7 @@ pub(super) fn ask(out: &mut Vec<u8>, key: &str) {
     resp::command(out, &command);
 }
 
-/// Takes in what stands in the cursor.
+/// Reads the reply to the question for the cursor.
 ///
 /// # Errors
 /// If the server refuses, or the cursor is of another format: an operator must act.

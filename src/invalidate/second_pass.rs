@@ -90,8 +90,7 @@ impl HeldBatches {
         }
         self.begin = again.id;
         let before = self.batches.iter().take_while(|held| held.last.is_none_or(|last| last.id <= again.id));
-        // Keys of a stream that was begun anew are no part of this one's places, and what is lost up to this very place may
-        // not be given up yet.
+        // Batches of a replaced stream have no place in this one. A loss exactly at this place may not be given up yet.
         let done: Vec<bool> = before.map(|held| held.last.is_some() && !held.is_lost_at(again)).collect();
         let kept: Vec<HeldBatch> =
             done.into_iter().filter_map(|done| self.batches.pop_front().filter(|_| !done)).collect();

@@ -173,7 +173,7 @@ impl BroadcastRoute {
             self.parts.outages.admit(LogCode::BroadcastWaiting.as_str(), server, std::time::Instant::now())
         {
             let suppressed = suppressed + others;
-            // Such a reason says itself where the route continues.
+            // A repair's reason names the place where the route continues.
             let then = if is_repaired { "" } else { ", and continues after the last published entry" };
             tracing::warn!(
                 event = LogCode::BroadcastWaiting.as_str(), %route, stream = %self.parts.settings.stream(), %server, class, suppressed,

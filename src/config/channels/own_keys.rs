@@ -1,4 +1,4 @@
-//! Which keys on a capture's source tidegate itself writes, so that their notifications are told from others.
+//! The keys that tidegate itself writes on a capture's source, to distinguish their notifications from others.
 //!
 //! What a route does not count, no instance of it may count, or their positions would differ. So this follows from the
 //! configuration alone, and it is part of what counts messages ([`super::super::revision`]). Keys are those of every route

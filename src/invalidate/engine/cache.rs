@@ -373,7 +373,7 @@ impl Engine {
                     if places.again.is_some() {
                         self.marks.0.add(last.id, time, self.held.after());
                         self.marks.1 = true;
-                        // Behind a refused call it follows what another instance did, and not what is held.
+                        // After a refused call, the batch follows another instance's work and not the held batches.
                         self.held.hold((prev.id, last), entries, batch.keys, now + self.held.after());
                     }
                 }
