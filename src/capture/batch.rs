@@ -179,7 +179,7 @@ impl Batch {
         batch
     }
 
-    /// Returns whether it has no message, and stands behind lost ones.
+    /// Returns whether it is empty and only carries the gap of lost messages.
     pub(super) fn is_loss(&self) -> bool {
         self.events == 0 && self.joint.lost_since_unix_ms().is_some()
     }

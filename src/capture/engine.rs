@@ -75,10 +75,10 @@ use writing::Writing;
 
 /// The engine is ticked at least this often.
 const TICK: Duration = Duration::from_secs(1);
-/// With `durability = "applied"`: how long stored batches are kept, counted to the destination's last answer. A failover loses what had not reached the replica,
-/// which is the last moment's.
+/// With `durability = "applied"`: how long stored batches are kept, counted to the destination's last answer. A failover
+/// loses the last moment's entries, which the replica has not received.
 const KEPT: Duration = Duration::from_secs(2);
-/// And how much of it at most: at full speed that is a part of a second.
+/// Most bytes that are kept for that: at full speed, a part of a second.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
 /// The settings and facts that an engine is made for.

@@ -40,8 +40,8 @@ pub(super) enum DeadLettersCommand {
     List(List),
     /// Show dead letters completely
     Show(Show),
-    /// Store or publish dead letters by the present configuration, or remove the keys that they are about, and remove
-    /// them. Those that fail again stay, and the exit code is 1
+    /// Process dead letters again with the present configuration: store or publish them, or remove their keys from the
+    /// cache. A letter that succeeds is removed; one that fails again stays, and the exit code is 1
     #[command(
         override_usage = "tidegate dead-letters requeue [OPTIONS] <ROUTE> <ID>...\n       tidegate dead-letters requeue [OPTIONS] <ROUTE> --all"
     )]

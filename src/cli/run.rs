@@ -41,7 +41,7 @@ const STATE_DIRECTORY_AGAIN: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for threads that read files. One that hangs ends with the process.
 const THREADS_END_WITHIN: Duration = Duration::from_millis(100);
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until a signal stops it.
 pub(super) fn run(path: &Path) -> u8 {
     let loaded = match super::load(path) {
         Ok(loaded) => loaded,
@@ -176,8 +176,8 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
     super::OK
 }
 
-/// Takes the state directory, and which instance this is: the same as before a restart. Without a directory
-/// that can be written, capture works, with less to fall back on.
+/// Opens the state directory and reads this instance's id, which outlives a restart. If the directory cannot be written,
+/// the id is random and captures work without a spool.
 fn state_directory(path: &Path) -> Result<(StatePlace, u64), SpoolError> {
     let state = StatePlace::open(path)?;
     let instance = state.get().and_then(|place| place.instance().map_err(|error| error.to_string()));
@@ -193,8 +193,8 @@ fn state_directory(path: &Path) -> Result<(StatePlace, u64), SpoolError> {
     Ok((state, instance))
 }
 
-/// Takes the state directory once it can be written, where that was not so at the start, and shows it meanwhile
-/// where it is `needed`. The routes' spools then open by themselves.
+/// Tries again to open a state directory that could not be written at the start. Until that succeeds, the status shows
+/// the error if the directory is `needed`. The routes' spools then open by themselves.
 async fn take_state_directory(state: StatePlace, needed: bool, board: Board, stop: CancellationToken) {
     let error = |state: &StatePlace| state.error().filter(|_| needed);
     while state.get().is_err() {

@@ -94,7 +94,7 @@ fn outcome(config: &Config, arguments: &TryArguments) -> Result<(u8, PrintableLi
                 let key = bytes::shown(key, SHOWN);
                 match &written {
                     Some((version, _)) => lines.push(format_args!(
-                        "stored where the key is there with an older version than {}: {key}",
+                        "stored if the cache has the key with a version older than {}: {key}",
                         bytes::shown(version, SHOWN)
                     )),
                     None => lines.push(format_args!("removed: the key {key}")),
@@ -121,7 +121,7 @@ fn of_capture(route: &Capture, arguments: &TryArguments) -> Result<(u8, Printabl
     let tried = capture::trial::try_message(route, channel.as_bytes(), payload.as_bytes(), rt::unix_ms());
     Ok(match tried {
         CaptureTrial::NotReceived => {
-            let why = "not received: no channel and no pattern of the route is this channel's";
+            let why = "not received: the route has neither this channel nor a pattern that matches it";
             (super::FAILED, PrintableLines::from(why))
         }
         CaptureTrial::LeftOut(why) => left_out(&why),

@@ -251,7 +251,7 @@ impl Sweep {
                     return false;
                 }
                 if std::mem::take(&mut self.missed_again) {
-                    // At most one a minute: what is missed all the time would clear all the time.
+                    // At most one a minute: otherwise constant losses would clear the cache constantly.
                     self.enter(Step::Leases { again: false }, now + APART);
                 } else {
                     self.enter(Step::None, now);

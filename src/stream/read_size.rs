@@ -1,6 +1,6 @@
 //! How many entries one read of a stream asks for: the number follows the size of the last reply.
 
-/// Most entries of one read: what is applied of it at once is bounded by batches.
+/// Most entries of one read. Batches bound how many of them are applied at once.
 const READ_ENTRIES: usize = 512;
 /// Most bytes that one read should bring.
 const READ_BYTES: usize = 1024 * 1024;

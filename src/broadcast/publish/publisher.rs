@@ -271,7 +271,7 @@ impl Publisher {
         self.counted
     }
 
-    /// The count at the cursor, once it has what was determined anew. For a moment without anything under way.
+    /// The count at the cursor, with a redetermined count applied. Call it only while no call is under way.
     pub(crate) fn cursor_count(&self) -> CursorCount {
         match self.counted.added {
             Some(added) if self.counted_anew => self.counted_there.anew(added),

@@ -89,14 +89,13 @@ pub(crate) struct Chain {
     recovered_unix_ms: Option<(u64, u64)>,
     /// Why the state may be before everything buffered.
     went_back: Option<Gap>,
-    /// True if it is unknown when the state was last written before the place it went back to.
+    /// True if the state went back, and the time of its last write before that place is unknown.
     undated: bool,
     /// A gap for messages given up, not recorded yet.
     owed: Option<Gap>,
     /// Messages of it that are lost with a damaged spool. Only their record clears it.
     owed_lost: u64,
-    /// The end of the last batch that is not kept any more: it was stored long ago, or given up since the state had left
-    /// its place.
+    /// The end of the last batch that was removed: it was stored long ago, or given up after the state had left its place.
     left: Option<Position>,
     /// The gap that the first batch on its way carries.
     forced: Option<Gap>,
@@ -169,7 +168,7 @@ impl Chain {
         waiting + self.owed_lost
     }
 
-    /// When the oldest loss was found that is not recorded yet; milliseconds since 1970.
+    /// The time of the oldest unrecorded loss, in milliseconds since 1970.
     pub(crate) fn unrecorded_since_unix_ms(&self) -> Option<u64> {
         let losses = self.ring.iter().skip(self.passed).filter_map(|batch| batch.joint.lost_since_unix_ms());
         let owed = self.owed.iter().filter(|_| self.owed_lost > 0);
@@ -242,7 +241,7 @@ impl Chain {
         self.since_unix_ms.or(self.recovered_unix_ms.map(|(first, _)| first))
     }
 
-    /// Since when messages are missing if this waiting batch is given up, with the gap before it; milliseconds since 1970.
+    /// The start of the gap if this waiting batch is given up, including the gap before it; milliseconds since 1970.
     pub(crate) fn missing_since_unix_ms(&self, batch: &Batch) -> u64 {
         let before = match &batch.joint {
             Joint::Gap(gap) => Some(gap.started_unix_ms),

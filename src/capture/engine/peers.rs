@@ -1,4 +1,4 @@
-//! A route among the instances that run the same one: the leader and the checkpoint.
+//! The other instances of the route: who leads, and which checkpoint they have reached.
 
 use std::time::Instant;
 

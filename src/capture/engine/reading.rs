@@ -32,8 +32,8 @@ use crate::rt::Moment;
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error};
 use replication::{Linked, ReplicationReading};
 
-/// A window without a message for so long is silent. Longer than a pause of 3 s and the second of an idle heartbeat;
-/// short enough to notice a stopped server within 5 s.
+/// A window without a message for this time is silent. Longer than a pause of 3 s and the interval of an idle heartbeat
+/// (1 s); short enough to notice a stopped server within 5 s.
 const SILENCE: Duration = Duration::from_millis(4500);
 /// How long a silent window may stay silent beside an open new one: the new one's anchor is published on the server by
 /// then, and a working window delivers it.
@@ -323,7 +323,7 @@ impl Engine {
         self.reading.backoff.reset();
         let until = self.reading.heartbeat.confirmed.and_then(|_| self.reading.complete_until());
         if let Some(open) = &mut self.reading.open {
-            // Without a confirmation so far, no more is certain than that it was the master at first.
+            // Without a confirmation it is only certain that the server was the master when the window opened.
             open.complete_until.get_or_insert(until.unwrap_or(open.since));
         }
         if let ReaderOpening::Waiting(until) = &mut self.reading.opening {
@@ -391,7 +391,7 @@ impl Engine {
         self.reading.opening = ReaderOpening::Waiting(now.at + wait);
         match &self.reading.open {
             None => self.reading.error = Some(error.with_hint()),
-            // What stands in the way now is more than what was found when the open one fell silent.
+            // The present obstacle adds to the reason for which the open window is silent.
             Some(open) if open.silent => {
                 let why = error.with_hint();
                 self.reading.error =
@@ -444,7 +444,7 @@ impl Engine {
         self.stop_reading(ReaderOpening::Closed);
     }
 
-    /// Stops reading: messages are another instance's from here on.
+    /// Stops reading: another instance reads from here on.
     pub(super) fn hold_reading(&mut self) {
         self.stop_reading(ReaderOpening::Held);
     }

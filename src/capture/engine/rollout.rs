@@ -83,7 +83,7 @@ impl Rollout {
         }
     }
 
-    /// Returns whether this instance may write, as far as configurations go.
+    /// Returns whether this configuration may write.
     pub(crate) fn may_write(&self) -> bool {
         !self.is_outdated() && *self != Self::Yields
     }
@@ -324,7 +324,7 @@ impl Engine {
     }
 }
 
-/// Returns whether the state has come to an anchor and no further.
+/// Returns whether the checkpoint is exactly at an anchor.
 fn stands_at(state: &StoredState, anchor: AnchorId) -> bool {
     state.position.is_some_and(|position| position.epoch.anchor == anchor && position.ordinal == 0)
 }

@@ -12,7 +12,7 @@ use crate::rt;
 use crate::status::{Board, FailedReload};
 use crate::supervisor::Supervisor;
 
-/// The configuration as it is read again.
+/// The configuration of a reload.
 pub(super) type Reading = Pin<Box<dyn Future<Output = Result<Loaded, Problems>> + Send>>;
 
 /// Begins to read the configuration. Reading files may block; the routes continue meanwhile.
@@ -29,7 +29,7 @@ pub(super) async fn finished(reading: &mut Option<Reading>) -> Result<Loaded, Pr
     }
 }
 
-/// Goes over to a configuration that was read again; a bad one is told and changes nothing.
+/// Applies a configuration that was read again. A bad one is logged and changes nothing.
 pub(super) fn apply(
     read: Result<Loaded, Problems>,
     metrics: &Metrics,

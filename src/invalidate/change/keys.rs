@@ -77,7 +77,7 @@ enum KeyPart {
     Literal(Vec<u8>),
     Field(String),
     Id,
-    /// What that `*` of the pattern matched by which the entry's message came.
+    /// The text that this `*` matched, in the pattern by which the message was received.
     Wildcard(u8),
     /// The values at this place of [`Values`].
     Pointer(usize),
@@ -142,7 +142,7 @@ impl KeyMaker {
         }
     }
 
-    /// Why the keys of the entry that was read last are removed, where the route stores values.
+    /// Why the last entry's keys are removed, on a route that stores values.
     pub(in crate::invalidate) fn unwritten(&self, entry: &StreamEntry<'_>, keys: usize) -> Option<String> {
         self.write(self.set.as_ref()?, entry, keys).err()
     }
@@ -238,7 +238,7 @@ impl KeyMaker {
     }
 }
 
-/// Why this can be no key of a cache whose keys of tidegate's own begin so: what a key would do.
+/// Why this cannot be a key of the cache, as the end of a sentence about the keys. `reserved` begins tidegate's own keys.
 pub(in crate::invalidate) fn unusable(reserved: &str, key: &[u8]) -> Option<String> {
     if key.len() > LONGEST_KEY {
         return Some(format!("have {} bytes; at most {LONGEST_KEY}", key.len()));

@@ -30,8 +30,7 @@ impl Place {
         self.counted?.checked_sub(self.read?)
     }
 
-    /// How many of the entries that the first pass has read up to a later place are not counted in this one, if that is
-    /// known of both.
+    /// Number of entries that the first pass has read between this place and a later one, if both are counted.
     pub(in crate::invalidate) fn lacks(self, later: Self) -> Option<u64> {
         later.read?.checked_sub(self.read?)
     }

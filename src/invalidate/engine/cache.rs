@@ -47,7 +47,7 @@ pub(super) enum CacheCall {
     First(Place, Batch),
     /// The second pass moves from this place on.
     Again(Place, DueAgain),
-    /// The cursor is written, and nothing cleared; the place of the first pass, with what is known of it by now.
+    /// Writes the cursor without a clear: the first pass's place, with its present counts.
     Write(Place),
     /// Keys are looked for, to clear all of them.
     Scan,
@@ -58,7 +58,7 @@ pub(super) enum CacheCall {
 /// A call under way, and since when.
 pub(super) type SentCall = (CacheCall, Instant);
 
-/// How the cursor is to be put.
+/// The content for a cursor that is set anew.
 #[derive(Debug, Clone)]
 pub(super) struct Adoption {
     pub(super) seen: (Vec<u8>, Vec<u8>),
@@ -373,7 +373,7 @@ impl Engine {
                     if places.again.is_some() {
                         self.marks.0.add(last.id, time, self.held.after());
                         self.marks.1 = true;
-                        // Behind a refused call it follows what another instance did, and not what is held.
+                        // After a refused call, the batch follows another instance's work and not the held batches.
                         self.held.hold((prev.id, last), entries, batch.keys, now + self.held.after());
                     }
                 }

@@ -43,7 +43,7 @@ impl Engine {
         self.work(found, now);
     }
 
-    /// A session begins, and the cursor has a clear: it is gone on with.
+    /// At the begin of a session, the sweep continues a clear that the cursor names.
     pub(super) fn take_over(&mut self, clearing: Option<Clearing>, now: Instant) {
         let begins = self.session.as_ref().is_some_and(|session| !session.live);
         if let (Some(sweep), Some(clearing), true) = (&mut self.sweep, clearing, begins) {

@@ -25,7 +25,7 @@ impl Follower {
             && self.to_release.is_empty();
         let scan = self.scan.send(may, self.schedule.is_active(now));
         let scan = scan.map(|id| id.to_string()).unwrap_or_default();
-        // Asked once when it comes to rest: from then on XREAD may wait.
+        // Asked once when the group is at rest: then XREAD may wait.
         let rests = self.is_at_rest() && !self.tail_asked && !self.schedule.is_active(now);
         let tells = rests || self.missing || self.watch.is_due(self.read, now);
         let tells: &[u8] = if tells { b"1" } else { b"" };

@@ -33,7 +33,7 @@ pub(super) struct Remote {
     pub(super) release_out: Vec<u8>,
     /// Batches whose PUBLISH commands are not all answered.
     pub(super) waiting: VecDeque<Published>,
-    /// When its role was asked for, while that is not answered: only if nothing else is asked.
+    /// When the server was asked for its role, if the answer is open. Asked only while no other question is open.
     pub(super) ping: Option<Instant>,
     pub(super) response_timeout: Duration,
 }
@@ -69,7 +69,7 @@ pub(super) enum Note {
     Dead(Unrenderable),
     /// It is not acknowledged, and published later.
     Hole,
-    /// It was a hole, and the route's filter leaves it out by now.
+    /// It was a hole, and the route's present filter leaves it out.
     Filtered,
 }
 
