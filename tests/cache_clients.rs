@@ -12,17 +12,23 @@ mod compiled;
 mod contract;
 #[path = "cache_clients/helper.rs"]
 mod helper;
+#[path = "cache_clients/in_rust.rs"]
+mod in_rust;
 #[path = "cache_clients/run.rs"]
 mod run;
 mod support;
+#[path = "../clients/rust/tidegate_cache.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a file that is copied does not know what its copy needs")]
+mod tidegate_cache;
 
 use std::fs;
 use std::path::Path;
 
 use contract::{Case, cases};
-use helper::{Kind, folder};
+use helper::{Helper, Kind, PATIENCE, Settings, folder};
 use run::Under;
-use support::Version;
+use serde_json::json;
+use support::{Options, Server, Version, eventually};
 
 fn contract() -> Vec<Case> {
     let cases = cases(&fs::read_to_string(folder().join("conformance/contract.txt")).unwrap());
@@ -66,6 +72,23 @@ fn ioredis() {
 #[test]
 fn rust() {
     conforms(Kind::Rust, Version::Valkey80);
+}
+
+/// Its client tries once to connect, and tries again for a later reader.
+#[test]
+fn rust_fills_again_once_the_cache_is_back() {
+    let mut server = Server::with(Version::Valkey80, Options::default().tcp());
+    let mut helper = Helper::start(Kind::Rust, &folder(), &server.url("default"), &Settings::default());
+    server.restart();
+    let mut reader = 0;
+    eventually("a load is stored", PATIENCE, || {
+        reader += 1;
+        helper.tell(&json!({"reader": reader, "get": "product:1"}))?;
+        helper.hear(|message| message["loads"] == true)?;
+        helper.tell(&json!({"reader": reader, "loaded": 1}))?;
+        helper.hear(|message| message["got"] == 1)?;
+        if server.ask(&["EXISTS", "product:1"]) { Ok(()) } else { Err(format!("{reader} readers")) }
+    });
 }
 
 /// Four copies of each script, none of which may be changed alone.
@@ -274,10 +297,18 @@ const MUTANTS: [Mutant; 26] = [
     },
 ];
 
+/// The helpers, below `clients/`.
+const HELPERS: [&str; 4] = [
+    "python/tidegate_cache.py",
+    "python/tidegate_django.py",
+    "javascript/tidegate-cache.mjs",
+    "rust/tidegate_cache.rs",
+];
+
 /// The folders of `clients/` that hold helpers, with the line changed where it stands.
 fn copy(mutant: &Mutant, to: &Path) {
     let mut changed = 0;
-    for name in FILES {
+    for name in HELPERS {
         let text = fs::read_to_string(folder().join(name)).unwrap();
         let is_meant = name.starts_with(mutant.kind.language());
         let found = text.matches(mutant.line).count();
@@ -297,9 +328,14 @@ fn a_helper_that_breaks_a_rule_fails_the_case_of_that_rule() {
     for mutant in &MUTANTS {
         let case: Vec<Case> = contract().into_iter().filter(|case| case.name == mutant.fails).collect();
         assert_eq!(case.len(), 1, "the contract has no such case: {}", mutant.fails);
-        let directory = mutant.kind.directory_of_a_copy();
-        copy(mutant, directory.path());
-        let under = Under { kind: mutant.kind, version: Version::Redis70, helpers: directory.path() };
+        let temporary = tempfile::tempdir().unwrap();
+        let helpers = if mutant.kind == Kind::Rust {
+            compiled::folder_of_a_copy()
+        } else {
+            temporary.path().to_owned()
+        };
+        copy(mutant, &helpers);
+        let under = Under { kind: mutant.kind, version: Version::Redis70, helpers: &helpers };
         let error = under.run(&case).expect_err(mutant.fails);
         println!("{error}");
     }

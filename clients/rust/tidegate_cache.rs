@@ -2,7 +2,7 @@
 //! serde_json and the crate redis with `tokio-comp`. clients/README.md says how to set up the client. Licence: MIT or
 //! Apache-2.0, as tidegate.
 //!
-//! ```ignore
+//! ```text
 //! let cache = Cache { ttl: Duration::from_secs(60), ..Cache::new(client) };
 //! let product: Product = cache.get("product:42", || load(42)).await?;
 //! ```

@@ -13,7 +13,7 @@ use super::compiled;
 use crate::support::{Guarded, client_libraries};
 
 /// How long a driver may take to say what is due; a loaded machine needs more than a helper does.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// More messages than any case has.
 const MESSAGES: usize = 1_000;
 
@@ -45,9 +45,18 @@ impl Kind {
         }
     }
 
+    /// The folder of the helper.
+    pub(crate) fn language(self) -> &'static str {
+        match self {
+            Self::RedisPy | Self::RedisPyAsyncio | Self::Django => "python",
+            Self::NodeRedis | Self::IoRedis => "javascript",
+            Self::Rust => "rust",
+        }
+    }
+
     /// The file of the helper, where the driver asks for it.
     fn file(self, helpers: &Path) -> Option<PathBuf> {
-        matches!(self, Self::NodeRedis | Self::IoRedis).then(|| helpers.join("javascript/tidegate-cache.mjs"))
+        (self.language() == "javascript").then(|| helpers.join("javascript/tidegate-cache.mjs"))
     }
 }
 
