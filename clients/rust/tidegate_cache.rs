@@ -14,7 +14,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use redis::aio::ConnectionLike;
-use redis::{Cmd, FromRedisValue, RedisResult, Script, cmd};
+use redis::{Cmd, FromRedisValue, RedisResult, Script, ToRedisArgs, cmd};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
@@ -141,15 +141,12 @@ impl<C: ConnectionLike + Clone> Cache<C> {
         };
         let loaded = load.await;
         if mine {
-            let mut arguments = vec![token];
-            if let Ok((value, version)) = &loaded {
-                if let Ok(json) = serde_json::to_string(value) {
-                    arguments.extend([json, self.ttl.as_millis().to_string()]);
-                    arguments.extend(version.clone());
-                }
-            }
+            let stored = loaded.as_ref().ok().and_then(|(value, version)| {
+                let json = serde_json::to_string(value).ok()?;
+                Some((json, self.ttl.as_millis().to_string(), version.clone()))
+            });
             // After an error the value is right all the same, and the lease ends by itself.
-            drop(self.fill(script, key, &lease, &arguments).await);
+            drop(self.fill(script, key, &lease, &(token, stored)).await);
         }
         loaded.map(|(value, _)| value)
     }
@@ -203,7 +200,13 @@ impl<C: ConnectionLike + Clone> Cache<C> {
         Ok(value)
     }
 
-    async fn fill(&self, script: &str, key: &str, lease: &str, arguments: &[String]) -> RedisResult<()> {
+    async fn fill(
+        &self,
+        script: &str,
+        key: &str,
+        lease: &str,
+        arguments: &impl ToRedisArgs,
+    ) -> RedisResult<()> {
         let call =
             |name, script: &str| cmd(name).arg(script).arg(2).arg(key).arg(lease).arg(arguments).take();
         match self.ask(&call("EVALSHA", Script::new(script).get_hash())).await {
