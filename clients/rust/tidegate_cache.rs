@@ -77,8 +77,8 @@ impl<C: ConnectionLike + Clone> Cache<C> {
     /// The value of the key, or what `load` gives. Values are JSON. One that does not fit `T` counts as a miss and makes way.
     /// One that has no JSON is not stored.
     ///
-    /// Where the future is dropped during the load, or the load panics, the lease stays until it ends: others load and do
-    /// not store until then.
+    /// A future that is dropped, and a load that panics, leave the lease until it ends: others load and do not store until
+    /// then.
     ///
     /// # Errors
     ///
