@@ -24,13 +24,13 @@
 //! server; only a failover that loses the cursor's last step repeats what it covered.
 
 mod connections;
-pub mod dead_letters;
 mod engine;
 mod failure;
 mod group;
 mod message;
 mod publish;
 pub mod replay;
+pub mod requeue;
 mod route;
 #[cfg(test)]
 mod simulation;

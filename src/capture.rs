@@ -19,7 +19,6 @@
 
 mod append;
 mod batch;
-pub mod dead_letters;
 mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -28,6 +27,7 @@ mod housekeeping;
 mod left_out;
 pub mod mapping;
 mod memory_quota;
+pub mod requeue;
 mod retention;
 mod route;
 #[cfg(test)]

@@ -23,11 +23,11 @@
 mod cache_watch;
 mod change;
 mod cursor;
-pub mod dead_letters;
 mod engine;
 mod failure;
-mod reading;
+mod queue;
 pub mod removal;
+pub mod requeue;
 mod route;
 mod second_pass;
 #[cfg(test)]

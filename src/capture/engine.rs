@@ -29,6 +29,7 @@ mod reading;
 mod report;
 mod rollout;
 mod spill;
+mod trim_permission;
 mod writing;
 
 use std::collections::VecDeque;
@@ -50,7 +51,7 @@ use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
 use crate::source::heartbeat::HeartbeatClock;
 use crate::source::replication::ReplicationOffset;
-use crate::source::replication::epochs::Histories;
+use crate::source::replication::histories::Histories;
 use crate::spool::{Recovered, SpoolDone, SpoolRequest};
 use crate::status::Buffered;
 use handover::{Border, Handover};

@@ -150,7 +150,7 @@ struct Source {
 }
 
 impl Source {
-    /// anchor.lua.
+    /// open_session.lua.
     fn anchor(&mut self, floor: u64, anchor: AnchorId) -> Epoch {
         let number = self.clock_ms.max(self.last_epoch + 1).max(floor);
         self.last_epoch = number;
@@ -196,7 +196,7 @@ struct World {
     base: Instant,
     now_ms: u64,
     server_ms: u64,
-    /// The scripts' hashes, as a server knows them: `append.lua`, `epochs.lua`.
+    /// The scripts' hashes, as a server knows them: `append.lua`, `histories.lua`.
     hash: [u8; 40],
     history: [u8; 40],
     keys: CaptureKeys,

@@ -22,9 +22,9 @@ use place::Place;
 pub(super) use calls::{AdoptCall, ClearCall, CursorCalls};
 
 /// Clears keys and moves a place over them.
-pub(super) const CLEAR: Script = script!("clear.lua");
+pub(super) const CLEAR: Script = script!("cursor/clear.lua");
 /// Puts the cursor where the caller has decided.
-pub(super) const ADOPT: Script = script!("adopt.lua");
+pub(super) const ADOPT: Script = script!("cursor/adopt.lua");
 
 /// One of the two places in a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::capture::batch::passage::Passage;
 use crate::position::{AnchorId, Position};
 use crate::server::Error;
 use crate::server::resp::Value;
-use crate::source::replication::epochs::Histories;
+use crate::source::replication::histories::Histories;
 use crate::status::{Buffered, Ledger};
 
 /// The format that this release writes.

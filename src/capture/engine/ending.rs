@@ -18,7 +18,7 @@ use crate::event::GapCause;
 use crate::logs::LogCode;
 use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
-use crate::source::replication::epochs::Histories;
+use crate::source::replication::histories::Histories;
 
 /// Progress of the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

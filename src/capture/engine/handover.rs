@@ -30,7 +30,7 @@ use super::spill::Spill;
 use crate::capture::batch::gap::Gap;
 use crate::position::{AnchorId, Position};
 use crate::source::replication::ReplicationOffset;
-use crate::source::replication::epochs::Histories;
+use crate::source::replication::histories::Histories;
 use crate::spool::Spool;
 
 /// The state that a capture leaves to its successor.

@@ -17,7 +17,7 @@
 //! is no gap. If the old one stays silent for a moment after the new one is open, it is given up.
 
 mod ended;
-mod epochs;
+mod epoch_check;
 pub(super) mod ingest;
 pub(super) mod replication;
 

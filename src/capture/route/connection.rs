@@ -12,7 +12,7 @@ use crate::capture::engine::{Connected, LEASE, Scripts};
 use crate::capture::groups;
 use crate::config::{Capture, Endpoint};
 use crate::server::{self, Connection, Error, load_script};
-use crate::source::replication::epochs::EPOCHS;
+use crate::source::replication::histories::EPOCHS;
 
 /// The settings of an append connection.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ pub(super) enum Call {
     Connect,
     Append,
     Lease,
-    /// epochs.lua.
+    /// histories.lua.
     Epochs,
     /// Plain commands: `HSET`, `HDEL`.
     Plain,

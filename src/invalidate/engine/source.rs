@@ -9,7 +9,7 @@ use crate::event::InvalidateLoss;
 use crate::invalidate::change::keys::{EntryKeys, Rejection};
 use crate::invalidate::cursor::place::Place;
 use crate::invalidate::failure::SessionFailure;
-use crate::invalidate::reading::QueuedEntry;
+use crate::invalidate::queue::QueuedEntry;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Script, script};
 use crate::status::RouteEndpoint;
@@ -20,7 +20,7 @@ use crate::stream::read_size::entries_of_next_read;
 use crate::text::plural;
 
 /// Writes dead letters.
-const DEAD_LETTERS: Script = script!("../dead_letters.lua");
+const DEAD_LETTERS: Script = script!("dead_letters.lua");
 /// Interval between looks at the stream's counts.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the server may wait for entries. Meanwhile nothing else can be asked.

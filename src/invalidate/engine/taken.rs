@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::cache::Adoption;
+use super::adoption::Adoption;
 use super::{Effect, Engine, Places, Standing};
 use crate::event::ReplayTrigger;
 use crate::invalidate::cursor::Cursor;

@@ -8,7 +8,7 @@ use super::{CLIENT, EndpointError, Removal, Removed};
 use crate::config::{Endpoint, Invalidate};
 use crate::invalidate::change::keys::{EntryKeys, KeyMaker};
 use crate::invalidate::cursor::place::Place;
-use crate::invalidate::reading::{Queue, QueuedEntry};
+use crate::invalidate::queue::{Queue, QueuedEntry};
 use crate::invalidate::second_pass::BATCH_ENTRIES;
 use crate::server::{Error, connect};
 use crate::stream::EntryId;

@@ -4,7 +4,8 @@
 //! continues with the batch that holds what follows. Positions of a configuration that counts other messages compare
 //! with the checkpoint at anchors only: until then the buffered ones are *foreign*.
 
-use super::{Chain, went_back};
+use super::Chain;
+use super::gap_before::went_back;
 use crate::capture::append::call::{AppendOutcome, Stored};
 use crate::capture::batch::Batch;
 use crate::capture::batch::gap::{Gap, Joint};

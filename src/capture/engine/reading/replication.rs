@@ -18,7 +18,7 @@ use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::Error;
 use crate::server::resp::Value;
-use crate::source::replication::epochs::{self, Histories};
+use crate::source::replication::histories::{self, Histories};
 use crate::source::replication::{HistoryId, LinkStart, NoContinuation, ReplicationOffset};
 
 /// Interval of checks whether the facts for opening a link are known.
@@ -180,7 +180,7 @@ impl Engine {
         let Some(hash) = self.writing.epochs_hash() else { return };
         let mut call = Vec::new();
         let wished = self.floor.max(now.unix_ms);
-        epochs::claim(&mut call, &hash, &self.settings.keys.state, unnumbered, lowest, wished);
+        histories::claim(&mut call, &hash, &self.settings.keys.state, unnumbered, lowest, wished);
         self.ask(Ask::History, now, &call);
     }
 
@@ -220,7 +220,7 @@ impl Engine {
         {
             // The state was lost, or went back: histories numbered by this instance keep their numbers.
             let mut call = Vec::new();
-            epochs::claim(&mut call, &hash, &self.settings.keys.state, &history, number, number);
+            histories::claim(&mut call, &hash, &self.settings.keys.state, &history, number, number);
             self.ask(Ask::History, now, &call);
         }
         self.learn(state.histories.clone());
