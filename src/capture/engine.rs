@@ -91,6 +91,8 @@ pub(super) struct EngineSettings {
     pub(super) numbering: String,
     /// The servers' addresses, for the operator.
     pub(super) source: String,
+    /// True if another server can become the source: sentinels name it, or several addresses are configured.
+    pub(super) source_moves: bool,
     pub(super) destination: String,
     /// The source's key with the last epoch, for the operator.
     pub(super) epoch_key: String,

@@ -28,7 +28,7 @@ use super::engine::{Counters, Effect, Engine, EngineSettings, HeartbeatReport, L
 use super::housekeeping;
 use super::memory_quota::MemoryQuota;
 use super::retention::acknowledged::AcknowledgedTrimming;
-use crate::config::{Capture, Durability, Endpoint};
+use crate::config::{Capture, Durability, Endpoint, Servers};
 use crate::event::DropReason;
 use crate::logs::{LogCode, Outages};
 use crate::metrics::{CaptureMetrics, EndpointMetrics};
@@ -123,6 +123,7 @@ impl CaptureRoute {
             keys: keys.clone(),
             numbering: RankedRevision::numbering(&parts.capture),
             source: parts.source.servers.to_string(),
+            source_moves: !matches!(parts.source.servers, Servers::One(_)),
             epoch_key: crate::config::redis_keys::epoch(&parts.source.key_prefix),
             destination: parts.destination.servers.to_string(),
             durability: parts.destination.durability,

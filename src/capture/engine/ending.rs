@@ -169,7 +169,7 @@ impl Engine {
     /// The fence has come: everything is read that was published on this server before the stop. Another server may be the
     /// master by then.
     pub(super) fn on_fence(&mut self, now: Moment) {
-        let certain = self.reading.is_master_until();
+        let certain = self.reading.is_master_until().filter(|_| self.settings.source_moves);
         let finished =
             self.reading.fenced.map(|fenced| certain.map_or(fenced, |certain| certain.min(fenced)));
         self.reading.finished = finished.map(|finished| now.unix_ms_of(finished));

@@ -82,6 +82,7 @@ impl Driver {
             keys: world.keys.clone(),
             numbering: counts,
             source: "a source".to_owned(),
+            source_moves: world.sentinels,
             epoch_key: "t:epoch".to_owned(),
             destination: "a destination".to_owned(),
             durability: Durability::Applied,

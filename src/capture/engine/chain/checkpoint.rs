@@ -373,10 +373,11 @@ impl Chain {
         let lost = batch.joint.lost();
         self.left = self.left.max(Some(batch.last));
         let place = position.map_or_else(|| "nothing".to_owned(), |at| at.to_string());
+        let started_unix_ms = self.missing_since_unix_ms(&batch);
         let dropped = Gap {
             cause: GapCause::Stale,
             detail: format!("another writer had moved the checkpoint to {place}, past {}", batch.last),
-            started_unix_ms: batch.complete_unix_ms,
+            started_unix_ms,
             ended_unix_ms: now_unix_ms,
             dropped: batch.events,
         };
