@@ -21,6 +21,8 @@ mod run;
 mod spool;
 mod status;
 mod tap;
+mod test_routes;
+mod trial;
 mod try_route;
 mod wait;
 mod warnings;
@@ -91,6 +93,8 @@ enum Command {
     Spool(spool::SpoolCommand),
     /// Show what a route makes of a message or of an entry, without a server
     Try(try_route::TryArguments),
+    /// Compare what routes make of messages and entries with the cases of a file, without a server
+    Test(test_routes::TestArguments),
     /// Explain a log event, a state, a cause of a gap, a reason of a dead letter or a metric
     Explain(explain::ExplainArguments),
     /// Print what a bug report needs, without passwords and payloads: version, system, configuration, state, servers
@@ -143,7 +147,8 @@ impl Cli {
             Command::Replay(arguments) => replay::replay(file, &arguments),
             Command::Invalidate(arguments) => invalidate::invalidate(file, &arguments),
             Command::Spool(command) => spool::spool(file, &command),
-            Command::Try(arguments) => try_route::try_route(file, &arguments),
+            Command::Try(arguments) => try_route::try_route(file, arguments),
+            Command::Test(arguments) => test_routes::test(file, &arguments),
             Command::Explain(arguments) => explain::explain(&arguments),
             Command::Report => report::report(file),
             Command::Healthcheck => healthcheck::healthcheck(file),

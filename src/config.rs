@@ -38,6 +38,7 @@ pub(crate) use channels::notifications::{
 };
 pub(crate) use check::of_entry;
 pub use effective::EffectiveValue;
+pub(crate) use layers::line_at;
 pub use listen::{Listen, listen};
 pub(crate) use problems::nearest;
 pub use problems::{Problem, Problems};

@@ -388,6 +388,7 @@ impl<'a> TomlNode<'a> {
     }
 }
 
-fn line_at(text: &str, offset: usize) -> usize {
+/// The line of a place in a text, counted from 1.
+pub(crate) fn line_at(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
 }

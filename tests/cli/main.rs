@@ -8,6 +8,7 @@
 mod support;
 
 mod asking;
+mod cases;
 mod connect;
 mod explaining;
 mod output;
@@ -199,6 +200,7 @@ fn the_environment_names_the_configuration_where_no_option_does() {
         "spool verify",
         "report",
         "try a",
+        "test",
     ];
     let mut tried: BTreeSet<&str> = ["completions", "explain", "man"].into();
     for command in reading.iter().chain(asking) {
