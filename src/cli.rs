@@ -17,6 +17,7 @@ mod invalidate;
 mod output;
 mod replay;
 mod report;
+mod route_flags;
 mod run;
 mod spool;
 mod status;
@@ -39,6 +40,7 @@ use crate::observe::client::ClientError;
 use crate::server::{Error, hinted};
 use crate::text::printable::{self, PrintableLines};
 use output::tell;
+use route_flags::{ConfigurationPlace, RouteFlags};
 
 /// Fine.
 const OK: u8 = 0;
@@ -66,7 +68,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the daemon
-    Run,
+    Run(run::RunArguments),
     /// Check the configuration and print every error at once
     Check(check::CheckArguments),
     /// Print the configuration with its defaults, and where each value comes from
@@ -132,11 +134,15 @@ impl Cli {
     /// Carries out the command.
     #[must_use]
     pub fn execute(self) -> ExitCode {
-        let file = self.config.unwrap_or_else(configuration_file);
+        let named = self.config.as_deref();
+        let file = named.map_or_else(configuration_file, Path::to_owned);
+        let place = |flags: &RouteFlags| ConfigurationPlace::of(flags, named, file.clone());
         let file = file.as_path();
         ExitCode::from(match self.command {
-            Command::Run => run::run(file),
-            Command::Check(arguments) => check::check(file, &arguments),
+            Command::Run(arguments) => with_place(place(&arguments.route), run::run),
+            Command::Check(arguments) => {
+                with_place(place(&arguments.route), |place| check::check(place, &arguments))
+            }
             Command::Config(arguments) => config::config(file, &arguments),
             Command::Acl(arguments) => acl::acl(file, &arguments),
             Command::Status(arguments) => status::status(file, &arguments),
@@ -163,6 +169,17 @@ impl Cli {
     }
 }
 
+/// Carries out a command that can have its configuration in flags.
+fn with_place(
+    place: Result<ConfigurationPlace, Refusal>,
+    command: impl FnOnce(ConfigurationPlace) -> u8,
+) -> u8 {
+    match place {
+        Ok(place) => command(place),
+        Err(refusal) => refusal.tell(),
+    }
+}
+
 /// Prints the manual page of a command, or of the program.
 fn manual(words: &[String]) -> u8 {
     let mut of = Cli::command();
@@ -182,12 +199,8 @@ fn manual(words: &[String]) -> u8 {
     }
 }
 
-/// Reads the configuration, its secrets included, or prints everything that is wrong with it.
-fn load(path: &Path) -> Result<Loaded, u8> {
-    crate::config::load(path, environment(), &[]).map_err(|problems| refused(&problems))
-}
-
-/// The same for a command that connects to few of the servers or to none: no secret is looked at before it is used.
+/// Reads the configuration, or prints everything that is wrong with it. A command that connects to few of the servers or
+/// to none looks at no secret before it is used.
 fn load_without_secrets(path: &Path) -> Result<Loaded, u8> {
     crate::config::load_without_secrets(path, environment()).map_err(|problems| refused(&problems))
 }

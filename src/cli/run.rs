@@ -11,17 +11,19 @@
 mod preparations;
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Daemon, Loaded, Problems};
+use super::route_flags::{ConfigurationPlace, RouteFlags};
+use crate::config::{Daemon, Loaded, Problems};
 use crate::logs::LogCode;
 use crate::metrics::Metrics;
 use crate::observe::http::{self, ServedState};
@@ -41,20 +43,26 @@ const STATE_DIRECTORY_AGAIN: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for threads that read files. One that hangs ends with the process.
 const THREADS_END_WITHIN: Duration = Duration::from_millis(100);
 
+#[derive(Debug, Args)]
+pub(super) struct RunArguments {
+    #[command(flatten)]
+    pub(super) route: RouteFlags,
+}
+
 /// Runs the daemon until it is told to stop.
-pub(super) fn run(path: &Path) -> u8 {
-    let loaded = match super::load(path) {
+pub(super) fn run(place: ConfigurationPlace) -> u8 {
+    let loaded = match place.load() {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
     logs::init();
-    let code = prepared(path, loaded);
+    let code = prepared(place, loaded);
     logs::flush();
     code
 }
 
 /// The rest, with logs.
-fn prepared(path: &Path, loaded: Loaded) -> u8 {
+fn prepared(place: ConfigurationPlace, loaded: Loaded) -> u8 {
     preparations::raise_open_files();
     preparations::tell_of_readable_secrets(&loaded.config);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -68,7 +76,7 @@ fn prepared(path: &Path, loaded: Loaded) -> u8 {
     let code = runtime.block_on(async {
         let listen = loaded.config.daemon.listen;
         match TcpListener::bind(listen).await {
-            Ok(listener) => live(path, loaded, listener, signals).await,
+            Ok(listener) => live(place, loaded, listener, signals).await,
             Err(error) => failed(
                 &format!(
                     "cannot listen on {listen} (daemon.listen); choose a free port, or stop the program that uses it"
@@ -86,7 +94,7 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> u8 {
     super::FAILED
 }
 
-async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signals) -> u8 {
+async fn live(place: ConfigurationPlace, loaded: Loaded, listener: TcpListener, signals: Signals) -> u8 {
     let environment = Environment::read(|name| std::env::var_os(name));
     let notifier = environment.notifier();
     let board = Board::default();
@@ -106,7 +114,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: format!("{instance:016x}"),
         started_unix_ms: rt::unix_ms(),
-        configuration: path.to_owned(),
+        configuration: place.shown().to_owned(),
     };
     tracing::info!(
         event = LogCode::Starting.as_str(),
@@ -159,7 +167,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
             }
             () = signals.reload(), if reading.is_none() => {
                 notifier.reloading();
-                reading = Some(read(path));
+                reading = Some(read(&place));
             }
             () = supervisor.settle() => {}
         }
@@ -238,9 +246,9 @@ async fn announce_ready(notifier: Notifier, board: Board) {
 type ReloadFuture = Pin<Box<dyn Future<Output = Result<Loaded, Problems>> + Send>>;
 
 /// Begins to read the configuration. Reading files may block; the routes continue meanwhile.
-fn read(path: &Path) -> ReloadFuture {
-    let file: PathBuf = path.to_owned();
-    Box::pin(rt::blocking("configuration", move || config::load(&file, super::environment(), &[])))
+fn read(place: &ConfigurationPlace) -> ReloadFuture {
+    let place = place.clone();
+    Box::pin(rt::blocking("configuration", move || place.read()))
 }
 
 /// Comes back with what was read; never where nothing is being read. Cancel safe.

@@ -13,6 +13,7 @@ mod connect;
 mod explaining;
 mod output;
 mod rights;
+mod route_flags;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
