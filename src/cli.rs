@@ -12,6 +12,7 @@ mod dead_letters;
 mod explain;
 mod gaps;
 mod healthcheck;
+mod init;
 mod interrupt;
 mod invalidate;
 mod output;
@@ -67,6 +68,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a first configuration, with comments, from flags or from answers on a terminal
+    Init(init::InitArguments),
     /// Run the daemon
     Run(run::RunArguments),
     /// Check the configuration and print every error at once
@@ -139,6 +142,7 @@ impl Cli {
         let place = |flags: &RouteFlags| ConfigurationPlace::of(flags, named, file.clone());
         let file = file.as_path();
         ExitCode::from(match self.command {
+            Command::Init(arguments) => init::init(file, arguments),
             Command::Run(arguments) => with_place(place(&arguments.route), run::run),
             Command::Check(arguments) => {
                 with_place(place(&arguments.route), |place| check::check(place, &arguments))

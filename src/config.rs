@@ -38,6 +38,7 @@ pub(crate) use channels::notifications::{
 };
 pub(crate) use check::{is_route_name, of_entry};
 pub use effective::EffectiveValue;
+pub(crate) use effective::toml;
 pub use layers::Override;
 pub(crate) use layers::line_at;
 pub use listen::{Listen, listen};

@@ -14,31 +14,34 @@ use crate::config::{self, Loaded, Override, Problems};
 const SOURCE: &str = "source";
 const DESTINATION: &str = "destination";
 
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "One capture, without a configuration file")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "One capture as flags")]
 pub(super) struct RouteFlags {
     /// The server whose channels are captured, redis://host:port. A password does not belong here, where other users see
-    /// it: write it into the environment variable TIDEGATE_REDIS__SOURCE__PASSWORD
-    #[arg(long, value_name = "URL", requires = "stream")]
-    source: Option<String>,
+    /// it: run and check read it from the environment variable TIDEGATE_REDIS__SOURCE__PASSWORD
+    #[arg(long, value_name = "URL")]
+    pub(super) source: Option<String>,
     /// The server that holds the stream; without it, the source
-    #[arg(long, value_name = "URL", requires = "source")]
-    destination: Option<String>,
+    #[arg(long, value_name = "URL")]
+    pub(super) destination: Option<String>,
     /// A channel; can be repeated
-    #[arg(long, value_name = "NAME", requires = "source")]
-    channel: Vec<String>,
+    #[arg(long, value_name = "NAME")]
+    pub(super) channel: Vec<String>,
     /// A pattern of channels, such as 'orders.*'; can be repeated
-    #[arg(long, value_name = "PATTERN", requires = "source")]
-    pattern: Vec<String>,
+    #[arg(long, value_name = "PATTERN")]
+    pub(super) pattern: Vec<String>,
     /// The stream, or a template of it
-    #[arg(long, value_name = "NAME", requires = "source")]
-    stream: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    pub(super) stream: Option<String>,
+    /// A consumer group that is made with the stream; can be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(super) group: Vec<String>,
     /// How much of the stream is kept: a number of entries, an age such as 7d, both (twice), or forever
-    #[arg(long, value_name = "AMOUNT", requires = "source")]
-    keep: Vec<String>,
+    #[arg(long, value_name = "AMOUNT")]
+    pub(super) keep: Vec<String>,
     /// The route's name; without it, the stream's
-    #[arg(long, value_name = "NAME", requires = "source")]
-    route: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    pub(super) route: Option<String>,
 }
 
 /// Where the configuration is.
@@ -56,13 +59,15 @@ impl ConfigurationPlace {
     /// # Errors
     /// A file is named as well, or the route has no name.
     pub(super) fn of(flags: &RouteFlags, named: Option<&Path>, file: PathBuf) -> Result<Self, Refusal> {
-        let Some(source) = &flags.source else { return Ok(Self::File(file)) };
+        if *flags == RouteFlags::default() {
+            return Ok(Self::File(file));
+        }
         if named.is_some() {
             return Err(Refusal::usage(
-                "--source describes a route without a file: leave out --config, or --source",
+                "--config names a file, and other flags describe a route without one: give one of the two",
             ));
         }
-        Ok(Self::CommandLine(flags.overrides(source)?))
+        Ok(Self::CommandLine(flags.overrides()?))
     }
 
     /// Reads it again.
@@ -91,17 +96,21 @@ impl ConfigurationPlace {
 }
 
 impl RouteFlags {
-    fn overrides(&self, source: &str) -> Result<Vec<Override>, Refusal> {
-        let stream = self.stream.as_deref().unwrap_or_default();
-        let name = match &self.route {
-            Some(name) => name.as_str(),
-            None if config::is_route_name(stream) => stream,
-            None => {
-                return Err(Refusal::usage(format!(
-                    "a route cannot have the name of the stream '{stream}': give it one with --route (a-z, 0-9, '_' and '-')"
-                )));
-            }
+    /// The values of the layer, which are not checked yet.
+    ///
+    /// # Errors
+    /// There is no server or no stream, or the route has no name.
+    pub(super) fn overrides(&self) -> Result<Vec<Override>, Refusal> {
+        let (Some(source), Some(stream)) = (&self.source, &self.stream) else {
+            return Err(Refusal::usage(
+                "a route without a file needs --source, --stream, --keep, and --channel or --pattern",
+            ));
         };
+        let name = self.name().ok_or_else(|| {
+            Refusal::usage(format!(
+                "a route cannot have the name of the stream '{stream}': give it one with --route (a-z, 0-9, '_' and '-')"
+            ))
+        })?;
         let of_route = |key: &str, text: &str| Override::text(&["capture", name, key], text);
         let mut overrides = vec![
             Override::text(&["redis", SOURCE, "url"], source),
@@ -115,34 +124,44 @@ impl RouteFlags {
             }
             None => overrides.push(of_route("destination", SOURCE)),
         }
-        for (key, names) in [("channels", &self.channel), ("patterns", &self.pattern)] {
+        for (key, names) in
+            [("channels", &self.channel), ("patterns", &self.pattern), ("groups", &self.group)]
+        {
             if !names.is_empty() {
                 overrides.push(Override::list(&["capture", name, key], names));
             }
         }
-        overrides.extend(self.kept(name)?);
+        let keep = ["capture", name, "keep"];
+        overrides.extend(self.kept()?.into_iter().map(|(limit, amount)| match limit {
+            Some(limit) => Override::text(&[&keep[..], &[limit]].concat(), amount),
+            None => Override::text(&keep, amount),
+        }));
         Ok(overrides)
     }
 
-    /// How much is kept: a limit of each kind, or one word.
-    fn kept(&self, name: &str) -> Result<Vec<Override>, Refusal> {
-        let kind = |amount: &str| {
-            if amount.bytes().all(|byte| byte.is_ascii_digit()) {
+    /// The name of the route; none where it has no name of its own, and cannot have that of the stream.
+    pub(super) fn name(&self) -> Option<&str> {
+        let of_stream = || self.stream.as_deref().filter(|stream| config::is_route_name(stream));
+        self.route.as_deref().or_else(of_stream)
+    }
+
+    /// How much is kept: the limit that each amount is, or one word without a limit.
+    ///
+    /// # Errors
+    /// They do not go together.
+    pub(super) fn kept(&self) -> Result<Vec<(Option<&'static str>, &str)>, Refusal> {
+        let limit = |amount: &str| {
+            // What is no number of TOML could not stand in a file.
+            if amount.bytes().all(|byte| byte.is_ascii_digit()) && amount.parse::<i64>().is_ok() {
                 Some("entries")
             } else {
                 humantime::parse_duration(amount).is_ok().then_some("age")
             }
         };
-        let keep = ["capture", name, "keep"];
-        let kinds: Vec<_> = self.keep.iter().map(|amount| kind(amount)).collect();
-        match (self.keep.as_slice(), kinds.as_slice()) {
-            ([word], [None]) => Ok(vec![Override::text(&keep, word)]),
-            ([_] | [], _) | (_, [Some("entries"), Some("age")] | [Some("age"), Some("entries")]) => {
-                let limits = self.keep.iter().zip(kinds.iter().flatten());
-                Ok(limits
-                    .map(|(amount, kind)| Override::text(&[&keep[..], &[*kind]].concat(), amount))
-                    .collect())
-            }
+        let kept: Vec<_> = self.keep.iter().map(|amount| (limit(amount), amount.as_str())).collect();
+        match kept.as_slice() {
+            [] | [_] => Ok(kept),
+            [(Some(one), _), (Some(other), _)] if one != other => Ok(kept),
             _ => Err(Refusal::usage(
                 "--keep takes a number of entries, an age such as 7d, one of each, or forever",
             )),

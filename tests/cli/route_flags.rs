@@ -41,8 +41,12 @@ fn flags_are_checked_as_a_file_is() {
     ] {
         check(flags, USAGE);
     }
+    let grouped = check(&["--channel", "a", "--keep", "5", "--group", "one", "--group", "two"], OK);
+    assert!(grouped.contains("groups one, two"), "{grouped}");
     for command in [&["run", "--pattern", "a"][..], &["run", "--source", "redis://h"]] {
-        printed(&tidegate(command), USAGE);
+        let incomplete = tidegate(command);
+        printed(&incomplete, USAGE);
+        assert!(text(&incomplete.stderr).contains("needs --source, --stream, "), "{command:?}");
     }
     // A name that begins as a list does is a name.
     let named = ["check", "--source", "redis://h", "--channel", "a", "--keep", "5", "--stream", "{a}:orders"];
