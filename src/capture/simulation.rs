@@ -226,6 +226,8 @@ struct World {
     epoch_lost: bool,
     /// The destination lost something once that it had acknowledged.
     went_back: bool,
+    /// An instance that could have continued has ended without a stop, after the last stop.
+    killed_since_stop: bool,
     /// The stored data has changed since the last check.
     changed: bool,
     looked: checks::StoredSoFar,
@@ -282,6 +284,7 @@ impl World {
             link_stalled: false,
             epoch_lost: false,
             went_back: false,
+            killed_since_stop: false,
             changed: true,
             looked: checks::StoredSoFar::default(),
             tells: std::env::var_os("TIDEGATE_SEED").is_some(),

@@ -11,6 +11,7 @@ use super::{Effect, Engine, Notice, Side};
 use crate::capture::append::call::{Append, AppendOutcome};
 use crate::capture::append::state::{RankedRevision, StoredState};
 use crate::logs::LogCode;
+use crate::position::Position;
 use crate::rt::Moment;
 use crate::server::resp::{self, Value};
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
@@ -481,24 +482,31 @@ impl Engine {
         let due = now.at.saturating_duration_since(self.writing.touched) >= TOUCH;
         if watching && due && self.leadership.is_leader() {
             self.writing.touched = now.at;
-            self.date_state(self.reading.complete_until().unwrap_or(now.at), now);
+            self.date_state(self.reading.complete_until().unwrap_or(now.at), None, now);
         }
     }
 
-    /// Everything was read and stored that was published before a stop: the gap of the restart begins then.
+    /// Everything was read and stored that was published before a stop: the gap of the restart begins then, and its
+    /// record says that the restart was planned.
     pub(super) fn date_stop(&mut self, now: Moment) {
         if self.leadership.is_leader()
             && self.is_drained()
             && let Some(until) = self.reading.finished.take()
         {
-            self.date_state(until, now);
+            self.date_state(until, self.chain.checkpoint(), now);
         }
     }
 
-    fn date_state(&mut self, at: Instant, now: Moment) {
+    /// Writes the state's time, and the position at which a stop has ended.
+    fn date_state(&mut self, at: Instant, stopped: Option<Position>, now: Moment) {
         let at = now.unix_ms_of(at).to_string();
+        let stopped = stopped.map(|position| position.to_string());
+        let mut command: Vec<&[u8]> = vec![b"HSET", &self.settings.keys.state, b"at", at.as_bytes()];
+        if let Some(stopped) = &stopped {
+            command.extend([b"stopped".as_slice(), stopped.as_bytes()]);
+        }
         let mut call = Vec::new();
-        resp::command(&mut call, &[b"HSET", &self.settings.keys.state, b"at", at.as_bytes()]);
+        resp::command(&mut call, &command);
         self.ask(Ask::Note, now, &call);
     }
 
