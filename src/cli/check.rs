@@ -38,10 +38,10 @@ pub(super) fn check(place: ConfigurationPlace, arguments: &CheckArguments) -> u8
     for readable in config::readable_passwords(&loaded.config) {
         tell!("warning: {readable}");
     }
-    let warnings = warnings::of_settings(&loaded.config);
+    let warnings = place.warning().into_iter().chain(warnings::of_settings(&loaded.config));
     let mut lines = summary(&place, &loaded);
     let of_environment = warnings::of_environment(super::environment());
-    for warning in warnings.into_iter().chain(of_environment).chain(warnings::of_system(&loaded.config)) {
+    for warning in warnings.chain(of_environment).chain(warnings::of_system(&loaded.config)) {
         lines.push(format_args!("  warning: {warning}"));
     }
     if let Err(refusal) = output::print(|out| out.lines(&lines)) {
@@ -88,7 +88,7 @@ fn summary(place: &ConfigurationPlace, loaded: &Loaded) -> PrintableLines {
         out.push(format_args!("  read {}", file.display()));
     }
     match place {
-        ConfigurationPlace::CommandLine(_) => {
+        ConfigurationPlace::CommandLine { .. } => {
             out.push("  read no file: only the command line and environment variables")
         }
         ConfigurationPlace::File(_) if loaded.files.is_empty() => {

@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::{Refusal, environment, refused};
 use crate::config::{self, Loaded, Override, Problems};
+use crate::text::userinfo::without_userinfo;
 
 /// The names of the two servers.
 const SOURCE: &str = "source";
@@ -50,7 +51,7 @@ pub(super) enum ConfigurationPlace {
     /// In this file, and beside it.
     File(PathBuf),
     /// In flags.
-    CommandLine(Vec<Override>),
+    CommandLine { overrides: Vec<Override>, warning: Option<String> },
 }
 
 impl ConfigurationPlace {
@@ -67,7 +68,7 @@ impl ConfigurationPlace {
                 "--config names a file, and other flags describe a route without one: give one of the two",
             ));
         }
-        Ok(Self::CommandLine(flags.overrides()?))
+        Ok(Self::CommandLine { overrides: flags.overrides()?, warning: flags.warning() })
     }
 
     /// Reads it again.
@@ -77,7 +78,7 @@ impl ConfigurationPlace {
     pub(super) fn read(&self) -> Result<Loaded, Problems> {
         match self {
             Self::File(path) => config::load(path, environment(), &[]),
-            Self::CommandLine(overrides) => config::load_without_files(environment(), overrides),
+            Self::CommandLine { overrides, .. } => config::load_without_files(environment(), overrides),
         }
     }
 
@@ -90,7 +91,15 @@ impl ConfigurationPlace {
     pub(super) fn shown(&self) -> &Path {
         match self {
             Self::File(path) => path,
-            Self::CommandLine(_) => Path::new("command line"),
+            Self::CommandLine { .. } => Path::new("command line"),
+        }
+    }
+
+    /// A warning about the place.
+    pub(super) fn warning(&self) -> Option<String> {
+        match self {
+            Self::File(_) => None,
+            Self::CommandLine { warning, .. } => warning.clone(),
         }
     }
 }
@@ -137,6 +146,19 @@ impl RouteFlags {
             None => Override::text(&keep, amount),
         }));
         Ok(overrides)
+    }
+
+    /// A password on the command line.
+    fn warning(&self) -> Option<String> {
+        let shown = [("source", &self.source), ("destination", &self.destination)];
+        let (flag, _) = shown
+            .into_iter()
+            .find(|(_, url)| url.as_deref().is_some_and(|url| without_userinfo(url) != url))?;
+        Some(format!(
+            "--{flag} has a password, which every user of this machine can see in the list of processes: write it into the \
+             environment variable TIDEGATE_REDIS__{}__PASSWORD",
+            flag.to_uppercase()
+        ))
     }
 
     /// The name of the route; none where it has no name of its own, and cannot have that of the stream.

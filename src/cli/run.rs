@@ -128,8 +128,8 @@ async fn live(place: ConfigurationPlace, loaded: Loaded, listener: TcpListener, 
         listen = %loaded.config.daemon.listen,
         "tidegate is starting"
     );
-    let warnings = super::warnings::of_settings(&loaded.config);
-    for text in warnings.into_iter().chain(super::warnings::of_environment(super::environment())) {
+    let warnings = place.warning().into_iter().chain(super::warnings::of_settings(&loaded.config));
+    for text in warnings.chain(super::warnings::of_environment(super::environment())) {
         tracing::warn!(event = LogCode::ConfigurationWarning.as_str(), "{text}");
     }
 

@@ -13,7 +13,16 @@ fn flags_are_checked_as_a_file_is() {
         assert!(!said.contains("hunter2"), "{said}");
         said
     };
-    assert_golden("check-flags.txt", &check(&["--pattern", "orders.*", "--keep", "1000000"], OK));
+    let shown = check(&["--pattern", "orders.*", "--keep", "1000000"], OK);
+    assert!(
+        shown.contains("  warning: --source has a password, which every user of this machine can see"),
+        "{shown}"
+    );
+    let hidden = ["check", "--source", "redis://u@h", "--stream", "orders", "--pattern", "orders.*"];
+    assert_golden(
+        "check-flags.txt",
+        &printed(&tidegate(&[&hidden[..], &["--keep", "1000000"]].concat()), OK),
+    );
     let other = ["--channel", "a", "--channel", "[b]", "--destination", "redis://other", "--route", "r"];
     let said = check(&[&other[..], &["--keep", "7d", "--keep", "5"]].concat(), OK);
     assert!(said.contains("capture r: source (a, [b]) → destination, stream orders, no groups"), "{said}");
