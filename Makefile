@@ -45,7 +45,9 @@ servers:
 
 # nextest runs each test in a process of its own and says which one was slow; cargo test does as well.
 # Most tests wait for servers, so one more than there are cores runs at a time.
+# tests/cache_clients.rs builds the helper of readers in Rust, and finds here that most is done.
 test: servers
+	$(CARGO) build --locked -p tidegate-cache
 	$(CARGO) test --locked --doc
 	TIDEGATE_TEST_TLS=1 $(CARGO) test --locked --test promises -- --exact $(OVER_TLS)
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
@@ -57,7 +59,7 @@ test: servers
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items -p tidegate -p tidegate-cache
 	$(CARGO) deny --locked check bans
 	$(CARGO) deny --locked --workspace check licenses sources
 	scripts/msrv.sh

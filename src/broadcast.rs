@@ -24,13 +24,13 @@
 //! server; only a failover that loses the cursor's last step repeats what it covered.
 
 mod connections;
-pub mod dead_letters;
 mod engine;
 mod failure;
 mod group;
 mod message;
 mod publish;
 pub mod replay;
+pub mod requeue;
 mod route;
 #[cfg(test)]
 mod simulation;
@@ -60,8 +60,8 @@ pub struct BroadcastParts {
     pub settings: Arc<Broadcast>,
     /// The server that holds the streams.
     pub source: Arc<Endpoint>,
-    /// The server on which is published. With the same address as the source it counts as that one,
-    /// and the source's user needs the rights to publish.
+    /// The server of the channels. If it has the source's address, both count as one server, and the source's user
+    /// needs the rights to publish.
     pub destination: Arc<Endpoint>,
     /// Limits log lines about a server that is down, across its routes.
     pub outages: Outages,

@@ -19,7 +19,6 @@
 
 mod append;
 mod batch;
-pub mod dead_letters;
 mod engine;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -28,6 +27,7 @@ mod housekeeping;
 mod left_out;
 pub mod mapping;
 mod memory_quota;
+pub mod requeue;
 mod retention;
 mod route;
 #[cfg(test)]
@@ -35,7 +35,8 @@ mod simulation;
 pub(crate) mod trial;
 
 pub use crate::source::heartbeat::{Heartbeat, WeakHeartbeat};
-pub use batch::{AppendOptions, Batch, Builder};
+pub use batch::builder::Builder;
+pub use batch::{AppendOptions, Batch};
 #[cfg(test)]
 pub(crate) use engine::handover::Border;
 pub use engine::handover::Handover;

@@ -9,7 +9,7 @@
 //! looks at; nothing is allocated a message. Payloads are any bytes.
 //!
 //! Operation: the conditions' pointers are one tree, and what the payload holds is looked at along it
-//! (`text/json_lookup.rs`).
+//! (`text/json_pointer/evaluate.rs`).
 //!
 //! ```text
 //! where  /kind equals "order"     tree  ┬ kind ─────── test 0

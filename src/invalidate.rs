@@ -9,35 +9,31 @@
 //! Operation: a *cursor* on the cache, the hash `P R:cursor`, has the last entry that was applied. One script compares it,
 //! removes the keys of a batch with their *leases*, and moves it. So whatever sets the keys back sets the cursor back. A
 //! reader that takes the lease before it loads, and stores only if it still holds it, is refused if the route came
-//! in between. For readers without leases, each batch is removed *once more* some time after it was (`again`).
+//! in between. For readers without leases, each batch is removed *once more* after `again_after`.
 //!
 //! ```text
-//! route ──▶ session ──▶ engine ──▶ keys ─▶ reading ─▶ cursor ─▶ again
-//!  retries   sockets     decides
+//! route ──▶ session ──▶ engine ──▶ change/ ─▶ reading.rs ─▶ cursor.rs ─▶ second_pass.rs
+//!  retries   sockets     decides    keys       a queue       clear.lua    clear.lua again
 //! ```
 //!
-//! Failure: to remove a key twice is to remove it once. So whatever is uncertain is applied once more, from the stream's
-//! first entry if need be. With `set`, a key that is there with an older version gets the value of the entry, and all else is
-//! removed as before: so that holds there, too. What was missed is reported, and with `if_missed = "clear"` every key is removed.
+//! Failure: to remove a key twice is to remove it once. So uncertain entries are applied once more, from the stream's
+//! first entry if need be. With `set`, a key with an older version gets the value of the entry, and other keys are removed.
+//! To repeat that is harmless, too. Missed changes are reported, and with `if_missed = "clear"` every key is removed.
 
-mod again;
 mod cache_watch;
 mod change;
 mod cursor;
-pub mod dead_letters;
 mod engine;
 mod failure;
-mod keys;
-mod lease;
-mod place;
-mod reading;
+mod queue;
 pub mod removal;
+pub mod requeue;
 mod route;
+mod second_pass;
 #[cfg(test)]
 mod simulation;
 mod sweep;
 pub(crate) mod trial;
-mod values;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,12 +4,13 @@
 //!
 //! **Constraints.** A handle costs some 20 ns a call and a lookup by name ten times that, so handles
 //! are kept and recorded into once a batch. Nothing is global: two daemons in one test process must
-//! not count into each other. Counters are this process's, but for those that say the route's own ledger, which is
-//! in its state and outlives processes.
+//! not count into each other. Counters are this process's. Exceptions are the counters of a route's ledger,
+//! which is in its state and outlives processes.
 //!
-//! **Operation.** `catalogue` says every name, kind, unit, label and help text. [`Metrics`] owns the
-//! recorder; [`Metrics::capture`], [`Metrics::broadcast`] and [`Metrics::endpoint`] register every
-//! series that a route or an endpoint can have at once, so that zero is visible from the start.
+//! **Operation.** `catalogue` has every name, kind, unit, label and help text. [`Metrics`] owns the
+//! recorder. [`Metrics::capture`], [`Metrics::broadcast`], [`Metrics::invalidate`], [`Metrics::cache`] and
+//! [`Metrics::endpoint`] register at once every series that a route, a cache or an endpoint can have, so that zero is
+//! visible from the start.
 //!
 //! **Removal.** The recorder cannot forget a series. A route's series are rendered as long as a handle
 //! to them is alive (`live`), and hidden after that. What stays is memory, bounded by how many

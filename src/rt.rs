@@ -83,8 +83,8 @@ impl Moment {
         Self { at: Instant::now(), unix_ms: unix_ms() }
     }
 
-    /// When an earlier instant was, by the system's clock as it is now; milliseconds since 1970. It is never later than
-    /// that instant, since a gap must not begin too late.
+    /// An earlier instant as milliseconds since 1970, by the system's present clock. Rounded down: a gap must not begin too
+    /// late.
     pub(crate) fn unix_ms_of(&self, earlier: Instant) -> u64 {
         let ago = self.at.saturating_duration_since(earlier).as_micros().div_ceil(1_000);
         self.unix_ms.saturating_sub(u64::try_from(ago).unwrap_or_default())

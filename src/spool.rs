@@ -114,6 +114,8 @@ pub struct Recovered {
     pub records: u64,
     /// Their events; those of release 0.1.0's files are not counted.
     pub events: u64,
+    /// Events that damages lost, as far as known.
+    pub lost_events: u64,
     /// Bytes of all segments.
     pub bytes: u64,
     /// The first intact record's mark.

@@ -13,15 +13,15 @@
 //! ```
 //!
 //! Constraint: a signal is acted on at once, whatever routes still do. So a reload waits for nothing: it asks routes
-//! to end, and plans the ones that must wait (`succession`). Old routes end side by side, in the background.
+//! to end, and plans the ones that must wait (`replacement`). Old routes end side by side, in the background.
 //!
 //! A capture whose *source server* changed is another stream of events: there is nothing to align, so
 //! the old route ends before the new one begins, and the stretch between is recorded as a gap. The same holds for a
 //! route that was removed and comes back while it still ends.
 
 mod quotas;
+mod replacement;
 mod running;
-mod succession;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,8 +41,8 @@ use crate::server;
 use crate::spool;
 use crate::status::{Board, RouteKind, RouteState, RouteStatus, Slot};
 
+use replacement::{DueStart, Replacement};
 use running::{Plan, RouteSettings, Running, RunningKind};
-use succession::{DueStart, Succession};
 
 /// How much longer than the shutdown timeout a stop lasts: routes at their deadline report their rest.
 const CUT_OFF: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ pub struct Supervisor {
     /// The watches over caches, as long as an invalidation clears them.
     cache_watches: BTreeMap<String, (Arc<Endpoint>, WeakCacheWatch)>,
     /// The routes by name, those that a reload took away included until they have ended.
-    routes: BTreeMap<String, Succession>,
+    routes: BTreeMap<String, Replacement>,
     tasks: JoinSet<()>,
 }
 
@@ -153,7 +153,7 @@ impl Supervisor {
         let names: Vec<String> = self.routes.keys().cloned().collect();
         for name in names {
             self.advance(&name);
-            if self.routes.get(&name).is_some_and(Succession::waits) {
+            if self.routes.get(&name).is_some_and(Replacement::waits) {
                 tracing::info!(
                     event = LogCode::StartWaits.as_str(),
                     route = name,

@@ -4,7 +4,6 @@
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz_input;
 pub mod glob;
-pub(crate) mod json_lookup;
 pub mod json_pointer;
 pub(crate) mod json_values;
 pub(crate) mod origin;

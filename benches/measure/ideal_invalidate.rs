@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use crate::ideal_stream::{IdealStream, Sender, line};
 use crate::support::Server;
 
-const SCRIPT: &str = include_str!("../../src/invalidate/clear.lua");
+const SCRIPT: &str = include_str!("../../src/invalidate/cursor/clear.lua");
 /// The stream, as the route and the ideal client read it.
 pub(crate) const STREAM: &str = "changes";
 /// The cursor that the script moves.

@@ -137,7 +137,7 @@ pub(super) struct Core {
     ranges: Ranges,
     /// The cursor as last seen. The route continues here if the server has lost the cursor.
     remembered: Option<EntryId>,
-    /// The cursor, if the stream's ids are below it. The next session checks that, and begins anew.
+    /// The cursor, if the stream's ids are below it. The next session checks that, and starts from the first entry.
     below: Option<EntryId>,
     /// The stream was replaced by one with entries before the cursor: the next session begins anew, if the cursor is
     /// unchanged.
@@ -309,7 +309,7 @@ impl Engine {
         };
         let core = &mut self.core;
         let again = core.remembered.replace(cursor).is_some();
-        // The totals stand in the status before the cursor does.
+        // The status gets the totals before the cursor.
         core.effects.push(Effect::Ledger(tally));
         core.effects.push(Effect::Opened(cursor, again));
         if let Some(left) = left.filter(|left| *left > 0) {

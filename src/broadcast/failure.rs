@@ -124,7 +124,7 @@ fn on_begins(start: bool, route: &str) -> String {
 }
 
 impl SessionFailure {
-    /// An error reply to PUBLISH itself. If its code says that the server is unfit now, the entry is not to blame.
+    /// An error reply to PUBLISH itself. If its code is about the server's present state, the entry is not to blame.
     pub(super) fn of_publish(side: RouteEndpoint, entry: Option<EntryId>, own: bool, error: Error) -> Self {
         match error.class() {
             _ if error.code() == Some(UNKNOWN_COMMAND) => Self::Server { side, error },
@@ -138,7 +138,7 @@ impl SessionFailure {
         Self::Server { side: RouteEndpoint::Source, error: error.into() }
     }
 
-    /// An error of the endpoint on which is published.
+    /// An error of the channels' server.
     pub(super) fn destination(error: impl Into<Error>) -> Self {
         Self::Server { side: RouteEndpoint::Destination, error: error.into() }
     }

@@ -121,7 +121,7 @@ struct LastLook {
     certain: bool,
     /// The cursor at the look, as the server named it, and the stream's entries up to it.
     begin: (EntryId, Option<u64>),
-    /// The last entry that was read of those that were there then.
+    /// The last entry read, of the entries that the look saw.
     read: EntryId,
     /// The number of that entry, if known.
     counted: Option<u64>,
@@ -181,9 +181,8 @@ struct PendingLoss {
 }
 
 impl PendingLoss {
-    /// The loss if the cursor is here. Of a deleted stream, entries are lost that were read and not published, and those
-    /// are not that another instance has published or recorded. In a trimmed stream the next comparison finds the loss
-    /// again.
+    /// The loss as of this cursor. A deleted stream also loses entries that were read and not published, but no entries
+    /// that another instance has published or recorded. In a trimmed stream the next comparison finds the loss again.
     fn moved(self, cursor: EntryId, counted: CursorCount) -> Option<Self> {
         if (cursor, counted.at) == (self.place, self.counted) {
             return Some(self);
@@ -360,7 +359,7 @@ impl UnreadWatch {
         }
     }
 
-    /// Takes in that there is no stream, when `read` was read.
+    /// Notes that the stream does not exist; `read` is the last entry read.
     pub(crate) fn on_gone(&mut self, read: EntryId, publisher: &Publisher, now: Instant) {
         if self.missed.is_none() && publisher.takes() {
             (self.last, self.read) = (now, read);

@@ -3,7 +3,7 @@
 //! Problem: an event is buffered from reading until its entry is known to be stored, it may have to be sent several
 //! times, and all this must cost next to nothing per message.
 //!
-//! Operation: the [`Builder`] encodes each event's arguments in wire format, straight from the read buffer into the
+//! Operation: the [`Builder`](builder::Builder) encodes each event's arguments in wire format, straight from the read buffer into the
 //! batch's one body. Sending copies the body behind a head; sending again does the same, since the script skips stored
 //! items. Positions and runs (items in a row for the same stream with the same number of arguments) are one argument
 //! each, so the script handles them per run and not per item.
@@ -14,24 +14,25 @@
 //! body       $7 channel $1 a $7 payload $3 …          arguments, RESP-encoded
 //! ```
 
+pub(crate) mod builder;
+mod digits;
 pub(crate) mod gap;
 mod halves;
 pub(crate) mod passage;
 mod record;
 
-use std::hash::BuildHasher as _;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use digits::{decimal, one_more, padded, padded_u64};
+use gap::{Gap, Joint};
+use passage::Passage;
 
-use crate::capture::batch::passage::Passage;
-use crate::capture::mapping::{FieldName, FieldSink, MAX_FIELDS, Rejection};
+use crate::capture::mapping::MAX_FIELDS;
 use crate::position::{Epoch, Position};
 use crate::rt::Moment;
-use crate::server::resp::{self, Message};
-use gap::{Gap, Joint};
+use crate::server::resp;
 
 /// Items of a batch. A script of 128 costs the server 3.7 µs an entry where a script of one costs 17
 /// and plain XADD 2.9; larger batches gain little and hold the server up longer.
@@ -44,8 +45,6 @@ const BATCH_ARGUMENTS: usize = 1_600;
 /// Arguments before the items, including their streams and the groups' names, for all but a hundred groups.
 const OTHER_ARGUMENTS: usize = BATCH_ITEMS + 160;
 const _: () = assert!(BATCH_ARGUMENTS + 2 * MAX_FIELDS + OTHER_ARGUMENTS <= resp::MAX_ARGUMENTS);
-/// Most bytes of a payload in a dead letter that tidegate itself writes.
-const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
 
 /// An item's position in the call: its epoch's index, and its ordinal.
 const ITEM_POSITION_WIDTH: usize = 2 + Position::ORDINAL_WIDTH;
@@ -98,6 +97,10 @@ pub struct Batch {
     pub opened: Instant,
     /// When its first item was read; milliseconds since 1970.
     pub opened_unix_ms: u64,
+    /// Every message published before this was read before its first item, or is its first item; milliseconds since 1970.
+    /// So messages behind the batch were published later: a gap behind it begins here. They may have waited in a socket
+    /// when the batch was read.
+    pub complete_unix_ms: u64,
     pub(in crate::capture) options: Arc<AppendOptions>,
     items: usize,
     epochs: Vec<Epoch>,
@@ -108,6 +111,14 @@ pub struct Batch {
     streams: Vec<Range<usize>>,
     body: Vec<u8>,
     arguments: usize,
+}
+
+/// When a batch's first item was read.
+#[derive(Debug, Clone, Copy)]
+struct ReadTime {
+    moment: Moment,
+    /// Until when everything was read by then; milliseconds since 1970.
+    complete_unix_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -126,7 +137,7 @@ impl Run {
 }
 
 impl Batch {
-    fn new(joint: Joint, position: Position, read: Moment, options: Arc<AppendOptions>) -> Self {
+    fn new(joint: Joint, position: Position, read: ReadTime, options: Arc<AppendOptions>) -> Self {
         // The range also includes everything between the item before and the first one of this batch.
         let epoch = match joint {
             Joint::Follows(before) => before.epoch,
@@ -139,8 +150,9 @@ impl Batch {
             events: 0,
             rejected: 0,
             filtered: 0,
-            opened: read.at,
-            opened_unix_ms: read.unix_ms,
+            opened: read.moment.at,
+            opened_unix_ms: read.moment.unix_ms,
+            complete_unix_ms: read.complete_unix_ms.min(read.moment.unix_ms),
             options,
             items: 0,
             epochs: vec![epoch],
@@ -157,14 +169,17 @@ impl Batch {
     /// A batch without messages in the place of lost ones: the gap before its only item is their record. Its time is
     /// the gap's beginning, since nothing in it was read later.
     pub(super) fn of_loss(last: Position, gap: Gap, read: Moment, options: Arc<AppendOptions>) -> Self {
-        let read = Moment { unix_ms: gap.started_unix_ms, ..read };
+        let read = ReadTime {
+            moment: Moment { unix_ms: gap.started_unix_ms, ..read },
+            complete_unix_ms: gap.started_unix_ms,
+        };
         let mut batch = Self::new(Joint::Gap(gap), last, read, options);
         batch.push(last, TARGET_ANCHOR, 0);
         batch.end_run();
         batch
     }
 
-    /// Returns whether it has no message, and stands behind lost ones.
+    /// Returns whether it is empty and only carries the gap of lost messages.
     pub(super) fn is_loss(&self) -> bool {
         self.events == 0 && self.joint.lost_since_unix_ms().is_some()
     }
@@ -307,294 +322,6 @@ impl Batch {
             padded(&mut self.runs, target, 5);
             padded(&mut self.runs, arguments, 5);
         }
-    }
-}
-
-/// Fills batches with a route's items, in order.
-#[derive(Debug)]
-pub struct Builder {
-    options: Arc<AppendOptions>,
-    open: Option<Batch>,
-    last: Option<Position>,
-    hasher: DefaultHashBuilder,
-    /// The open batch's streams by name.
-    index: HashTable<usize>,
-    /// Start of the item being written.
-    mark: ItemMark,
-    /// Size of the last batch's body, so that the next one is allocated in one piece.
-    body_bytes: usize,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct ItemMark {
-    body: usize,
-    arguments: usize,
-    target: usize,
-}
-
-impl Builder {
-    /// Makes one; its batches are appended with `options`.
-    #[must_use]
-    pub fn new(options: Arc<AppendOptions>) -> Self {
-        Self {
-            options,
-            open: None,
-            last: None,
-            hasher: DefaultHashBuilder::default(),
-            index: HashTable::new(),
-            mark: ItemMark::default(),
-            body_bytes: 0,
-        }
-    }
-
-    /// The last item given.
-    #[must_use]
-    pub fn last(&self) -> Option<Position> {
-        self.last
-    }
-
-    /// Items in the open batch.
-    #[must_use]
-    pub fn open_items(&self) -> usize {
-        self.open.as_ref().map_or(0, Batch::items)
-    }
-
-    /// Bytes that the open batch holds in memory.
-    #[cfg(test)]
-    pub(super) fn open_bytes(&self) -> usize {
-        self.open.as_ref().map_or(0, Batch::held_bytes)
-    }
-
-    /// The options of its batches.
-    pub(super) fn options(&self) -> &Arc<AppendOptions> {
-        &self.options
-    }
-
-    /// Events in the open batch.
-    #[must_use]
-    pub fn open_events(&self) -> u64 {
-        self.open.as_ref().map_or(0, |batch| batch.events)
-    }
-
-    /// Number of these at or before a position.
-    pub(super) fn open_events_up_to(&self, position: Option<Position>) -> u64 {
-        self.open.as_ref().map_or(0, |batch| batch.events_up_to(position))
-    }
-
-    /// Messages that are lost before the open batch with a damaged spool.
-    pub(super) fn open_loss(&self) -> u64 {
-        self.open.as_ref().map_or(0, |batch| batch.joint.lost())
-    }
-
-    /// Since when; milliseconds since 1970.
-    pub(super) fn open_loss_since_unix_ms(&self) -> Option<u64> {
-        self.open.as_ref().and_then(|batch| batch.joint.lost_since_unix_ms())
-    }
-
-    /// Adds the anchor that opens a window. The open batch must have been taken before.
-    pub fn open_window(&mut self, anchor: Position, joint: Joint, read: Moment) {
-        debug_assert!(self.open.is_none() && joint.opens_window(), "a window begins a batch");
-        let mut batch = Self::begin(joint, anchor, read, &self.options, self.body_bytes);
-        batch.push(anchor, TARGET_ANCHOR, 0);
-        self.open = Some(batch);
-        self.last = Some(anchor);
-    }
-
-    /// Continues behind an item that another writer handled. The open batch must have been taken before.
-    pub fn resume(&mut self, position: Position) {
-        debug_assert!(self.open.is_none(), "the open batch follows another item");
-        self.last = Some(position);
-    }
-
-    /// Forgets the last item: the next one begins anew.
-    pub fn forget(&mut self) {
-        debug_assert!(self.open.is_none(), "the open batch was given");
-        self.last = None;
-    }
-
-    /// Adds an anchor inside a window. The batch ends with it, so that the checkpoint can be exactly there: another
-    /// configuration may begin at an anchor.
-    pub fn anchor(&mut self, anchor: Position, read: Moment) {
-        self.open_batch(anchor, read).push(anchor, TARGET_ANCHOR, 0);
-        self.last = Some(anchor);
-    }
-
-    /// Returns whether a message of this many bytes would make the open batch too large, so that the batch is to be
-    /// taken first.
-    #[must_use]
-    pub fn would_overflow(&self, bytes: usize) -> bool {
-        self.open.as_ref().is_some_and(|batch| batch.items > 0 && batch.body.len() + bytes > BATCH_BYTES)
-    }
-
-    /// Adds a message through `map`, which writes the entry; a rejection becomes a dead letter. Returns true if the
-    /// batch is full.
-    pub fn event(
-        &mut self,
-        position: Position,
-        message: &Message<'_>,
-        size: usize,
-        read: Moment,
-        map: impl FnOnce(&mut EntrySink<'_>) -> Result<(), Rejection>,
-    ) -> bool {
-        self.open_batch(position, read);
-        let Some(batch) = &mut self.open else { return false };
-        self.mark = ItemMark { body: batch.body.len(), arguments: 0, target: 0 };
-        let mut sink =
-            EntrySink { batch, index: &mut self.index, hasher: &self.hasher, mark: &mut self.mark };
-        match map(&mut sink) {
-            Ok(()) => batch.push(position, self.mark.target, self.mark.arguments),
-            Err(rejection) => {
-                batch.body.truncate(self.mark.body);
-                let arguments = dead_letter(&mut batch.body, message, size, &rejection);
-                batch.push(position, TARGET_DEAD_LETTER, arguments);
-                batch.rejected += 1;
-            }
-        }
-        batch.events += 1;
-        self.last = Some(position);
-        batch.is_full()
-    }
-
-    /// Adds a message that the route's filter leaves out. Returns true if the batch is full.
-    pub fn filtered(&mut self, position: Position, read: Moment) -> bool {
-        let batch = self.open_batch(position, read);
-        batch.push(position, TARGET_FILTERED, 0);
-        batch.events += 1;
-        batch.filtered += 1;
-        let full = batch.is_full();
-        self.last = Some(position);
-        full
-    }
-
-    /// Takes the open batch, if there is one.
-    pub fn take(&mut self) -> Option<Batch> {
-        let mut batch = self.open.take()?;
-        batch.end_run();
-        self.index.clear();
-        self.body_bytes = batch.body.len();
-        Some(batch)
-    }
-
-    /// The open batch; a new one follows the last item.
-    fn open_batch(&mut self, position: Position, read: Moment) -> &mut Batch {
-        let joint = self.last.map_or(Joint::Start, Joint::Follows);
-        let Self { open, options, body_bytes, .. } = self;
-        open.get_or_insert_with(|| Self::begin(joint, position, read, options, *body_bytes))
-    }
-
-    /// Batches under load resemble each other: one allocation each, of about the right size.
-    fn begin(
-        joint: Joint,
-        position: Position,
-        read: Moment,
-        options: &Arc<AppendOptions>,
-        bytes: usize,
-    ) -> Batch {
-        let mut batch = Batch::new(joint, position, read, options.clone());
-        batch.body.reserve(bytes.min(BATCH_BYTES));
-        batch
-    }
-}
-
-/// A mapping's output: it writes an entry here.
-#[derive(Debug)]
-pub struct EntrySink<'a> {
-    batch: &'a mut Batch,
-    index: &'a mut HashTable<usize>,
-    hasher: &'a DefaultHashBuilder,
-    mark: &'a mut ItemMark,
-}
-
-impl FieldSink for EntrySink<'_> {
-    fn stream(&mut self, name: &[u8]) {
-        let Batch { names, streams, .. } = &*self.batch;
-        // Most messages have the same stream as the one before.
-        if let Some(last) = streams.last()
-            && &names[last.clone()] == name
-        {
-            self.mark.target = streams.len();
-            return;
-        }
-        let hash = self.hasher.hash_one(name);
-        let found = self.index.find(hash, |at| &names[streams[*at].clone()] == name).copied();
-        let at = found.unwrap_or_else(|| {
-            let at = self.batch.add_stream(name);
-            let Batch { names, streams, .. } = &*self.batch;
-            let rehash = |at: &usize| self.hasher.hash_one(&names[streams[*at].clone()]);
-            self.index.insert_unique(hash, at, rehash);
-            at
-        });
-        self.mark.target = at + 1;
-    }
-
-    fn field(&mut self, name: &[u8], value: &[u8]) {
-        resp::argument(&mut self.batch.body, name);
-        resp::argument(&mut self.batch.body, value);
-        self.mark.arguments += 2;
-    }
-
-    fn named_field(&mut self, name: &FieldName, value: &[u8]) {
-        self.batch.body.extend_from_slice(name.argument());
-        resp::argument(&mut self.batch.body, value);
-        self.mark.arguments += 2;
-    }
-}
-
-/// Writes a dead letter's fields; returns how many arguments they are.
-fn dead_letter(out: &mut Vec<u8>, message: &Message<'_>, size: usize, rejection: &Rejection) -> usize {
-    let kept = &message.payload[..message.payload.len().min(DEAD_LETTER_PAYLOAD_BYTES)];
-    let mut arguments = 0;
-    let mut field = |name: &[u8], value: &[u8]| {
-        resp::argument(out, name);
-        resp::argument(out, value);
-        arguments += 2;
-    };
-    field(b"reason", rejection.reason.as_str().as_bytes());
-    field(b"detail", rejection.detail.as_bytes());
-    field(b"channel", message.channel);
-    if let Some(pattern) = message.pattern {
-        field(b"pattern", pattern);
-    }
-    field(b"size", size.to_string().as_bytes());
-    field(b"payload", kept);
-    arguments
-}
-
-fn padded(out: &mut Vec<u8>, number: usize, width: usize) {
-    padded_u64(out, number as u64, width);
-}
-
-/// Repeats the last `width` bytes, a number in decimal, with one more: in a window nearly every ordinal is the one
-/// before and one, and its digits need no division.
-fn one_more(out: &mut Vec<u8>, width: usize) {
-    let last = out.len() - width;
-    out.extend_from_within(last..);
-    for digit in out[last + width..].iter_mut().rev() {
-        if *digit < b'9' {
-            *digit += 1;
-            break;
-        }
-        *digit = b'0';
-    }
-}
-
-/// The number that [`padded_u64`] wrote.
-fn decimal(digits: &[u8]) -> u64 {
-    digits.iter().fold(0_u64, |number, digit| {
-        number.wrapping_mul(10).wrapping_add(u64::from(digit.wrapping_sub(b'0')))
-    })
-}
-
-/// A number in decimal, filled with zeros to a fixed width.
-fn padded_u64(out: &mut Vec<u8>, mut number: u64, width: usize) {
-    let start = out.len();
-    out.resize(start + width, b'0');
-    for digit in out[start..].iter_mut().rev() {
-        if number == 0 {
-            break;
-        }
-        *digit += u8::try_from(number % 10).unwrap_or(0);
-        number /= 10;
     }
 }
 

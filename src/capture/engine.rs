@@ -29,6 +29,7 @@ mod reading;
 mod report;
 mod rollout;
 mod spill;
+mod trim_permission;
 mod writing;
 
 use std::collections::VecDeque;
@@ -36,9 +37,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::append::call::{self, CaptureKeys};
-use super::append::state::RankedRevision;
+use super::append::state::revision::RankedRevision;
+use super::batch::Batch;
+use super::batch::builder::Builder;
 use super::batch::gap::Gap;
-use super::batch::{Batch, Builder};
 use super::mapping::Mapping;
 use super::memory_quota::MemoryQuota;
 use crate::config::{Capture, Durability};
@@ -49,7 +51,7 @@ use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
 use crate::source::heartbeat::HeartbeatClock;
 use crate::source::replication::ReplicationOffset;
-use crate::source::replication::epochs::Histories;
+use crate::source::replication::histories::Histories;
 use crate::spool::{Recovered, SpoolDone, SpoolRequest};
 use crate::status::Buffered;
 use handover::{Border, Handover};
@@ -74,10 +76,10 @@ use writing::Writing;
 
 /// The engine is ticked at least this often.
 const TICK: Duration = Duration::from_secs(1);
-/// With `durability = "applied"`: how long stored batches are kept, counted to the destination's last answer. A failover loses what had not reached the replica,
-/// which is the last moment's.
+/// With `durability = "applied"`: how long stored batches are kept, counted to the destination's last answer. A failover
+/// loses the last moment's entries, which the replica has not received.
 const KEPT: Duration = Duration::from_secs(2);
-/// And how much of it at most: at full speed that is a part of a second.
+/// Most bytes that are kept for that: at full speed, a part of a second.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
 /// The settings and facts that an engine is made for.
@@ -316,11 +318,21 @@ impl Engine {
     pub(super) fn on_spool_opened(&mut self, recovered: &Recovered) {
         let last = recovered.last.map(Position::from_bytes);
         self.raise_floor(last.map_or(0, |last| last.epoch.number + 1));
-        self.spill = Spill::with_spool(last, recovered.bytes);
-        let read = recovered.ends.as_ref().map(|ends| ends.each_ref().map(|body| Batch::read_unix_ms(body)));
-        if let Some([Some(first), Some(last)]) = read {
+        self.spill = Spill::with_spool(last, recovered);
+        let complete = recovered
+            .ends
+            .as_ref()
+            .map(|ends| ends.each_ref().map(|body| Batch::recorded_complete_unix_ms(body)));
+        if let Some([Some(first), Some(last)]) = complete {
             self.chain.on_recovered(first, last);
         }
+    }
+
+    /// Gives up everything that is buffered, also what an earlier process left on disk. Returns the number of messages.
+    fn clear_buffered(&mut self) -> u64 {
+        let spilled = self.spill.clear();
+        self.ledger.received(spilled.unread);
+        self.chain.clear() + spilled.events
     }
 
     /// An empty spool has become available.
@@ -366,6 +378,11 @@ impl Engine {
     /// Returns whether more is stored than may be kept until it is durable: then nothing is sent for a while.
     fn waits_for_durability(&self) -> bool {
         self.settings.durability != Durability::Applied && self.chain.kept_bytes() > self.room().tail
+    }
+
+    /// The last item that is, or was, buffered.
+    fn given(&self) -> Option<Position> {
+        self.builder.last().max(self.spill.last()).max(self.chain.last())
     }
 
     /// No epoch below this may be handed out from now on, here or to a successor.

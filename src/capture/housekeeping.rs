@@ -25,7 +25,7 @@ pub(crate) async fn keep(
     endpoint: Arc<Endpoint>,
     capture: Arc<Capture>,
     keys: CaptureKeys,
-    writes_as: watch::Receiver<Option<String>>,
+    trims_under: watch::Receiver<Option<String>>,
     mut trimming: Option<AcknowledgedTrimming>,
     stop: CancellationToken,
 ) {
@@ -35,7 +35,7 @@ pub(crate) async fn keep(
     loop {
         let Err(error) = tokio::select! {
             () = stop.cancelled() => return,
-            ended = rounds(&endpoint, (&capture, &keys), &writes_as, (trimming.as_mut(), &mut groups, &mut ages), &mut backoff) => ended,
+            ended = rounds(&endpoint, (&capture, &keys), &trims_under, (trimming.as_mut(), &mut groups, &mut ages), &mut backoff) => ended,
         };
         // The route's own connection reports a server that is down; this is for other errors.
         tracing::debug!(event = LogCode::HousekeepingFailed.as_str(), route = capture.name, "{error}");
@@ -53,7 +53,7 @@ pub(crate) async fn keep(
 async fn rounds(
     endpoint: &Endpoint,
     (capture, keys): (&Capture, &CaptureKeys),
-    writes_as: &watch::Receiver<Option<String>>,
+    trims_under: &watch::Receiver<Option<String>>,
     (mut trimming, groups, ages): (Option<&mut AcknowledgedTrimming>, &mut GroupWatch, &mut AgeTrimming),
     backoff: &mut Backoff,
 ) -> Result<std::convert::Infallible, Error> {
@@ -65,7 +65,7 @@ async fn rounds(
     let mut due = Instant::now();
     loop {
         // Another instance may run another configuration, and keep more: only the one that writes trims.
-        let revision = writes_as.borrow().clone();
+        let revision = trims_under.borrow().clone();
         let writes = revision.is_some();
         if due <= Instant::now()
             && let Some(revision) = revision

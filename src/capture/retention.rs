@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `keep.entries` needs no part here: the append script passes it to XADD. Only the instance that writes may remove
-//! entries: the engine's report has its revision (`writes_as`), which each round checks. Each script compares it with
+//! entries: the engine's report has its revision (`trims_under`), which each round checks. Each script compares it with
 //! the state's once more, since an instance that was frozen learns later that a newer configuration writes.
 
 pub(crate) mod acknowledged;

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::append::call::CaptureKeys;
 use super::append::durability::DurabilityWatch;
-use super::append::state::RankedRevision;
+use super::append::state::revision::RankedRevision;
 use super::engine::handover::{Border, Ended, Handover};
 use super::engine::{Counters, Effect, Engine, EngineSettings, HeartbeatReport, Lost, Side};
 use super::housekeeping;
@@ -95,7 +95,7 @@ pub struct CaptureRoute {
     /// Changes of both masters, if sentinels know them.
     moves: [(Side, MasterMoves); 2],
     /// Under which revision this instance writes, while it does: only that one trims.
-    writes_as: watch::Sender<Option<String>>,
+    trims_under: watch::Sender<Option<String>>,
     shown: Option<crate::status::RouteState>,
     wake: Pin<Box<Sleep>>,
 }
@@ -158,7 +158,7 @@ impl CaptureRoute {
             spool: None,
             durable,
             moves,
-            writes_as: watch::Sender::new(None),
+            trims_under: watch::Sender::new(None),
             shown: None,
             wake: Box::pin(tokio::time::sleep(Duration::ZERO)),
             parts,
@@ -335,19 +335,19 @@ impl CaptureRoute {
         let stop = CancellationToken::new();
         let CaptureParts { destination, capture, metrics, slot, .. } = &self.parts;
         let trimming = capture.keep.until_acknowledged().map(|_| {
-            let writes_as = self.writes_as.subscribe();
+            let trims_under = self.trims_under.subscribe();
             AcknowledgedTrimming::new(
                 capture.clone(),
                 self.keys.clone(),
-                writes_as,
+                trims_under,
                 metrics.clone(),
                 slot.clone(),
             )
         });
         let (destination, keys) = (destination.clone(), self.keys.clone());
-        let writes_as = self.writes_as.subscribe();
+        let trims_under = self.trims_under.subscribe();
         let keeping =
-            housekeeping::keep(destination, capture.clone(), keys, writes_as, trimming, stop.clone());
+            housekeeping::keep(destination, capture.clone(), keys, trims_under, trimming, stop.clone());
         rt::spawn("housekeeping", keeping);
         stop.drop_guard()
     }

@@ -29,7 +29,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::append::call::{Append, CaptureKeys};
-use super::append::state::{RankedRevision, StoredState};
+use super::append::state::StoredState;
+use super::append::state::revision::RankedRevision;
 use super::engine::handover::Handover;
 use super::engine::{Connected, Counters, Effect, Engine, EngineSettings, Flow, Lost, Scripts};
 use super::memory_quota::MemoryQuota;
@@ -149,7 +150,7 @@ struct Source {
 }
 
 impl Source {
-    /// anchor.lua.
+    /// open_session.lua.
     fn anchor(&mut self, floor: u64, anchor: AnchorId) -> Epoch {
         let number = self.clock_ms.max(self.last_epoch + 1).max(floor);
         self.last_epoch = number;
@@ -195,7 +196,7 @@ struct World {
     base: Instant,
     now_ms: u64,
     server_ms: u64,
-    /// The scripts' hashes, as a server knows them: `append.lua`, `epochs.lua`.
+    /// The scripts' hashes, as a server knows them: `append.lua`, `histories.lua`.
     hash: [u8; 40],
     history: [u8; 40],
     keys: CaptureKeys,
@@ -220,8 +221,6 @@ struct World {
     forgot: bool,
     /// An instance's clock was set once.
     clock_set: bool,
-    /// A session's connection delivered late once, or nothing.
-    link_stalled: bool,
     /// The source's epoch was lost once.
     epoch_lost: bool,
     /// The destination lost something once that it had acknowledged.
@@ -281,7 +280,6 @@ impl World {
             promised: None,
             forgot: false,
             clock_set: false,
-            link_stalled: false,
             epoch_lost: false,
             went_back: false,
             killed_since_stop: false,

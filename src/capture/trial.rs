@@ -1,8 +1,8 @@
 //! What a capture makes of one message, without a server.
 
-use super::dead_letters::{LetterFields, RequeuedEntry};
 use super::left_out::{Received, left_out};
 use super::mapping::{Context, Mapping, Message};
+use super::requeue::{LetterFields, RequeuedEntry};
 use crate::config::Capture;
 use crate::filter::Filter;
 use crate::text::glob;

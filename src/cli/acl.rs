@@ -15,8 +15,8 @@ use crate::config::{self, Config, Endpoint, SecretSource};
 
 #[derive(Debug, Args)]
 pub(super) struct AclArguments {
-    /// Print the lines for an operator who runs gaps, dead-letters, tap and replay, instead of those for the daemon.
-    /// It uses the users of the configuration: pass a configuration with the operator's user in its urls
+    /// Print the lines for an operator who runs gaps, dead-letters, tap, replay and invalidate, instead of those for the
+    /// daemon. The users are those of the configuration: pass one whose URLs name the operator's user
     #[arg(long)]
     operator: bool,
     /// With --operator: a channel that replay may publish on, as an ACL rule names it, such as replay.*

@@ -40,8 +40,8 @@ pub(super) enum DeadLettersCommand {
     List(List),
     /// Show dead letters completely
     Show(Show),
-    /// Store or publish dead letters by the present configuration, or remove the keys that they are about, and remove
-    /// them. Those that fail again stay, and the exit code is 1
+    /// Process dead letters again with the present configuration: store or publish them, or remove their keys from the
+    /// cache. A letter that succeeds is removed; one that fails again stays, and the exit code is 1
     #[command(
         override_usage = "tidegate dead-letters requeue [OPTIONS] <ROUTE> <ID>...\n       tidegate dead-letters requeue [OPTIONS] <ROUTE> --all"
     )]
@@ -351,8 +351,8 @@ impl Chosen {
 /// What requeues the letters of a route.
 enum Again<'a> {
     Capture(&'a LetterRoute),
-    Broadcast(Box<broadcast::dead_letters::Requeue>, &'a LetterRoute),
-    Invalidate(Box<invalidate::dead_letters::Requeue>),
+    Broadcast(Box<broadcast::requeue::Requeue>, &'a LetterRoute),
+    Invalidate(Box<invalidate::requeue::Requeue>),
 }
 
 impl<'a> Again<'a> {
@@ -361,14 +361,14 @@ impl<'a> Again<'a> {
             LetterRoute::Capture(_) => return Ok(Self::Capture(route)),
             LetterRoute::Invalidate(settings) => {
                 let (source, cache) = (&config.redis[&settings.source], &config.redis[&settings.destination]);
-                let open = invalidate::dead_letters::Requeue::open(settings, source, cache).await;
+                let open = invalidate::requeue::Requeue::open(settings, source, cache).await;
                 let open = open.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))?;
                 return Ok(Self::Invalidate(Box::new(open)));
             }
             LetterRoute::Broadcast(settings) => settings,
         };
         let (source, destination) = (&config.redis[&settings.source], &config.redis[&settings.destination]);
-        let open = broadcast::dead_letters::Requeue::open(settings, source, destination).await;
+        let open = broadcast::requeue::Requeue::open(settings, source, destination).await;
         let open = open.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))?;
         Ok(Self::Broadcast(Box::new(open), route))
     }
@@ -385,21 +385,15 @@ impl<'a> Again<'a> {
                 let endpoint = letters.endpoint.clone();
                 let (id, added) = (&letter.id, letter.added_unix_ms());
                 let connection = &mut letters.connection;
-                let did = capture::dead_letters::requeue(
-                    connection,
-                    &endpoint,
-                    settings,
-                    id,
-                    added,
-                    &letter.fields,
-                )
-                .await;
+                let did =
+                    capture::requeue::requeue(connection, &endpoint, settings, id, added, &letter.fields)
+                        .await;
                 Ok(match did.map_err(|error| Refusal::server(&endpoint.name, &error))? {
-                    capture::dead_letters::RequeueOutcome::Appended { stream, id } => {
+                    capture::requeue::RequeueOutcome::Appended { stream, id } => {
                         Ok(format!("stored in {} as {id}", bytes::shown(&stream, 200)))
                     }
-                    capture::dead_letters::RequeueOutcome::Gone => Err(GONE.to_owned()),
-                    capture::dead_letters::RequeueOutcome::Stays(why) => Err(why),
+                    capture::requeue::RequeueOutcome::Gone => Err(GONE.to_owned()),
+                    capture::requeue::RequeueOutcome::Stays(why) => Err(why),
                 })
             }
             Self::Invalidate(requeue) => {
@@ -409,11 +403,11 @@ impl<'a> Again<'a> {
                 };
                 let did = requeue.apply(&letter.id, stream, entry).await;
                 Ok(match did.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))? {
-                    invalidate::dead_letters::RequeueOutcome::Removed(removed) => {
+                    invalidate::requeue::RequeueOutcome::Removed(removed) => {
                         Ok(super::invalidate::removed(&removed))
                     }
-                    invalidate::dead_letters::RequeueOutcome::Gone => Err(GONE.to_owned()),
-                    invalidate::dead_letters::RequeueOutcome::Stays(why) => Err(why),
+                    invalidate::requeue::RequeueOutcome::Gone => Err(GONE.to_owned()),
+                    invalidate::requeue::RequeueOutcome::Stays(why) => Err(why),
                 })
             }
             Self::Broadcast(requeue, route) => {
@@ -437,12 +431,12 @@ impl<'a> Again<'a> {
                 };
                 let did = requeue.publish(&letter.id, stream, entry).await;
                 Ok(match did.map_err(|(endpoint, error)| Refusal::server(&endpoint, &error))? {
-                    broadcast::dead_letters::RequeueOutcome::Published { channel, receivers } => {
+                    broadcast::requeue::RequeueOutcome::Published { channel, receivers } => {
                         let channel = bytes::shown(&channel, 200);
                         Ok(format!("published on {channel} to {receivers} subscribers"))
                     }
-                    broadcast::dead_letters::RequeueOutcome::Gone => Err(GONE.to_owned()),
-                    broadcast::dead_letters::RequeueOutcome::Stays(why) => Err(why),
+                    broadcast::requeue::RequeueOutcome::Gone => Err(GONE.to_owned()),
+                    broadcast::requeue::RequeueOutcome::Stays(why) => Err(why),
                 })
             }
         }

@@ -48,7 +48,7 @@ pub(super) struct InvalidateArguments {
     /// time such as 2026-11-25T09:30:00Z, or how long ago, such as -1h
     #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
     from: Option<Bound>,
-    /// Remove every key that the route can make, with SCAN: first all leases, then all keys, and both once more after
+    /// Remove every key that the route can make, found by SCAN: first all leases, then all keys. Repeat both after
     /// `again_after`
     #[arg(long)]
     missed: bool,

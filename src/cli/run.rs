@@ -9,28 +9,28 @@
 //! end in the background. A SIGHUP that comes while the configuration is read has it read once more, several as one.
 
 mod preparations;
+mod reload;
+mod signals;
 
-use std::future::Future;
 use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use reload::Reading;
+use signals::Signals;
+
 use super::route_flags::{ConfigurationPlace, RouteFlags};
-use crate::config::{Daemon, Loaded, Problems};
+use crate::config::{Daemon, Loaded};
 use crate::logs::LogCode;
 use crate::metrics::Metrics;
 use crate::observe::http::{self, ServedState};
 use crate::observe::report::About;
 use crate::observe::systemd::{Beat, Environment, Notifier};
 use crate::spool::{Keeper, Pool, SpoolError, StatePlace};
-use crate::status::{Board, FailedReload};
+use crate::status::Board;
 use crate::supervisor::Supervisor;
 use crate::{logs, observe, rt};
 
@@ -49,7 +49,7 @@ pub(super) struct RunArguments {
     pub(super) route: RouteFlags,
 }
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon until a signal stops it.
 pub(super) fn run(place: ConfigurationPlace) -> u8 {
     let loaded = match place.load() {
         Ok(loaded) => loaded,
@@ -152,7 +152,7 @@ async fn live(place: ConfigurationPlace, loaded: Loaded, listener: TcpListener, 
     ];
     let ready = rt::spawn("ready", announce_ready(notifier.clone(), board.clone()));
 
-    let mut reading: Option<ReloadFuture> = None;
+    let mut reading: Option<Reading> = None;
     loop {
         tokio::select! {
             biased;
@@ -160,14 +160,14 @@ async fn live(place: ConfigurationPlace, loaded: Loaded, listener: TcpListener, 
                 tracing::info!(event = LogCode::Stopping.as_str(), signal, "graceful shutdown: buffered messages are stored or spooled, then tidegate exits");
                 break;
             }
-            read = finished(&mut reading) => {
+            read = reload::finished(&mut reading) => {
                 reading = None;
-                reload(read, &metrics, &board, &mut supervisor);
+                reload::apply(read, &metrics, &board, &mut supervisor);
                 notifier.ready(&board);
             }
             () = signals.reload(), if reading.is_none() => {
                 notifier.reloading();
-                reading = Some(read(&place));
+                reading = Some(reload::read(&place));
             }
             () = supervisor.settle() => {}
         }
@@ -184,8 +184,8 @@ async fn live(place: ConfigurationPlace, loaded: Loaded, listener: TcpListener, 
     super::OK
 }
 
-/// Takes the state directory, and which instance this is: the same as before a restart. Without a directory
-/// that can be written, capture works, with less to fall back on.
+/// Opens the state directory and reads this instance's id, which outlives a restart. If the directory cannot be written,
+/// the id is random and captures work without a spool.
 fn state_directory(path: &Path) -> Result<(StatePlace, u64), SpoolError> {
     let state = StatePlace::open(path)?;
     let instance = state.get().and_then(|place| place.instance().map_err(|error| error.to_string()));
@@ -201,8 +201,8 @@ fn state_directory(path: &Path) -> Result<(StatePlace, u64), SpoolError> {
     Ok((state, instance))
 }
 
-/// Takes the state directory once it can be written, where that was not so at the start, and shows it meanwhile
-/// where it is `needed`. The routes' spools then open by themselves.
+/// Tries again to open a state directory that could not be written at the start. Until that succeeds, the status shows
+/// the error if the directory is `needed`. The routes' spools then open by themselves.
 async fn take_state_directory(state: StatePlace, needed: bool, board: Board, stop: CancellationToken) {
     let error = |state: &StatePlace| state.error().filter(|_| needed);
     while state.get().is_err() {
@@ -240,124 +240,4 @@ async fn announce_ready(notifier: Notifier, board: Board) {
     let all = tokio::time::timeout(READY_AT_THE_LATEST, tried).await.is_ok();
     notifier.ready(&board);
     tracing::info!(event = LogCode::Ready.as_str(), every_route_tried = all, "tidegate is ready");
-}
-
-/// The configuration as it is read again.
-type ReloadFuture = Pin<Box<dyn Future<Output = Result<Loaded, Problems>> + Send>>;
-
-/// Begins to read the configuration. Reading files may block; the routes continue meanwhile.
-fn read(place: &ConfigurationPlace) -> ReloadFuture {
-    let place = place.clone();
-    Box::pin(rt::blocking("configuration", move || place.read()))
-}
-
-/// Comes back with what was read; never where nothing is being read. Cancel safe.
-async fn finished(reading: &mut Option<ReloadFuture>) -> Result<Loaded, Problems> {
-    match reading {
-        Some(reading) => reading.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Goes over to a configuration that was read again; a bad one is told and changes nothing.
-fn reload(read: Result<Loaded, Problems>, metrics: &Metrics, board: &Board, supervisor: &mut Supervisor) {
-    match read {
-        Ok(loaded) => {
-            preparations::tell_of_readable_secrets(&loaded.config);
-            show_configuration(board, &loaded.config.daemon);
-            let disabled = loaded.config.disabled.clone();
-            supervisor.reload(loaded.config);
-            metrics.config_reload_success.set(1.0);
-            tracing::info!(event = LogCode::Reloaded.as_str(), files = ?loaded.files, ?disabled, "the new configuration is in use");
-        }
-        Err(problems) => {
-            metrics.config_reload_success.set(0.0);
-            let refused = FailedReload { at_unix_ms: rt::unix_ms(), problems: problems.len() };
-            board.update_daemon(|daemon| daemon.reload_failed = Some(refused));
-            tracing::error!(
-                event = LogCode::ReloadFailed.as_str(),
-                "the new configuration is not valid, so the previous one stays in use: {problems}"
-            );
-        }
-    }
-}
-
-/// Two signals within this time are one request: `timeout`, for one, signals the process and its group.
-const SAME_REQUEST: Duration = Duration::from_millis(500);
-
-/// The requests to stop so far.
-#[derive(Debug, Default)]
-struct StopRequests {
-    first: Option<Instant>,
-}
-
-impl StopRequests {
-    /// Takes in a signal. Returns whether it is a second request.
-    fn on_signal(&mut self, now: Instant) -> bool {
-        now.saturating_duration_since(*self.first.get_or_insert(now)) > SAME_REQUEST
-    }
-}
-
-/// What the signals so far ask for. Signals of one kind are one.
-struct Signals {
-    stop: watch::Receiver<Option<i32>>,
-    reload: Arc<Notify>,
-}
-
-impl Signals {
-    /// Begins to listen for them. A second request to stop ends the process at once.
-    fn listen() -> std::io::Result<Self> {
-        let (stop, stopped) = watch::channel(None);
-        let reload = Arc::new(Notify::new());
-        let reloads = reload.clone();
-        let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            let mut requests = StopRequests::default();
-            for signal in signals.forever() {
-                if signal == SIGHUP {
-                    reloads.notify_one();
-                    continue;
-                }
-                stop.send_replace(Some(signal));
-                if requests.on_signal(Instant::now()) {
-                    tracing::warn!(
-                        event = LogCode::StoppedAtOnce.as_str(),
-                        signal,
-                        "second signal: tidegate exits at once, and buffered messages that are not in the spool are lost"
-                    );
-                    logs::flush();
-                    std::process::exit(i32::from(super::FAILED));
-                }
-            }
-        })?;
-        Ok(Self { stop: stopped, reload })
-    }
-
-    /// Comes back with the signal that asks to stop. Cancel safe.
-    async fn stop(&self) -> i32 {
-        match self.stop.clone().wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(signal)) => *signal,
-            // The thread ends with the process only.
-            _ => std::future::pending().await,
-        }
-    }
-
-    /// Comes back when the configuration is to be read again. Cancel safe.
-    async fn reload(&self) {
-        self.reload.notified().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signal_that_comes_twice_at_once_is_one_request() {
-        let mut requests = StopRequests::default();
-        let begin = Instant::now();
-        assert!(!requests.on_signal(begin));
-        assert!(!requests.on_signal(begin + Duration::from_millis(1)));
-        assert!(requests.on_signal(begin + Duration::from_secs(1)));
-    }
 }

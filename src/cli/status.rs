@@ -90,8 +90,7 @@ async fn run(
     Ok(super::OK)
 }
 
-/// Prints until it is told to stop. A daemon that does not answer is waited for: who watches wants to see it
-/// come back.
+/// Prints until a signal stops it. It waits for a daemon that does not answer, to show its return.
 async fn watch(
     out: &mut Printer<impl Write>,
     listen: &Listen,

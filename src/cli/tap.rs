@@ -213,7 +213,7 @@ impl<'a> TappedRoute<'a> {
         Ok(())
     }
 
-    /// Shows entries until it has shown enough. Cancel safe: what is lost is only what would be shown.
+    /// Shows entries up to the number asked for. Cancel safe: only output is lost.
     async fn run(&mut self, out: &mut Printer<impl Write>) -> Result<(), TapEnd> {
         loop {
             let second = Instant::now() + Duration::from_secs(1);

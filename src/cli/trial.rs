@@ -147,7 +147,7 @@ impl Outcome {
         let mut lines = PrintableLines::default();
         match self {
             Self::NotReceived => {
-                lines.push("not received: no channel and no pattern of the route is this channel's");
+                lines.push("not received: the route has neither this channel nor a pattern that matches it");
             }
             Self::LeftOut(why) => lines.push(format_args!("left out: {why}")),
             Self::DeadLetter(reason, detail) => lines.push(format_args!("dead letter {reason}: {detail}")),
@@ -167,7 +167,7 @@ impl Outcome {
                     let key = bytes::shown(key, SHOWN);
                     match written {
                         Some((version, _)) => lines.push(format_args!(
-                            "stored where the key is there with an older version than {}: {key}",
+                            "stored if the cache has the key with a version older than {}: {key}",
                             bytes::shown(version, SHOWN)
                         )),
                         None => lines.push(format_args!("removed: the key {key}")),

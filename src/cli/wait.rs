@@ -20,7 +20,7 @@ pub(super) struct WaitArguments {
     /// Only this route
     #[arg(long)]
     route: Option<String>,
-    /// Do not wait for servers: exit at once if every route that is not ready waits for a server
+    /// Fail at once if every route that is not ready waits for a server that cannot be reached
     #[arg(long)]
     unless_away: bool,
 }

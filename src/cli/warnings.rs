@@ -16,8 +16,8 @@ pub(super) fn of_settings(config: &Config) -> Vec<String> {
         config.invalidate.values().filter(|route| route.lease.is_none() && route.again_after.is_none());
     warnings.extend(unguarded.map(|route| {
         format!(
-            "invalidate.{} has lease = \"\" and again_after = \"0s\": a reader that is slower than a change leaves the old \
-             value in the cache until its time to live ends",
+            "invalidate.{} has lease = \"\" and again_after = \"0s\": a reader that loads a value before a change and stores it \
+             afterwards leaves the old value in the cache until its time to live ends",
             route.name
         )
     }));

@@ -23,7 +23,7 @@ const MAX_MISTAKES: usize = 100;
 pub struct Listen {
     /// The address.
     pub address: SocketAddr,
-    /// Why it may be another one: what could not be read.
+    /// Parts that could not be read: they may name another address.
     pub doubts: PrintableLines,
 }
 

@@ -156,7 +156,7 @@ fn plain(expected: &str) -> &str {
     }
 }
 
-/// What stands there, unless it may be a secret: at a server a text in the place of a list or a table can be a whole URL.
+/// The value found, unless it may be a secret. In `[redis.NAME]`, a text instead of a list or table can be a whole URL.
 fn shown(found: &Actual, key: &Key, expected: &str) -> String {
     let named = key.parts().iter().any(|part| part.contains("password") || part == "url");
     let of_server = key.parts().first().is_some_and(|part| part == "redis");
@@ -175,7 +175,7 @@ fn shown(found: &Actual, key: &Key, expected: &str) -> String {
     }
 }
 
-/// Puts another value in a value's place, or none. False where nothing stands there.
+/// Replaces or removes a value. Returns false if there is none.
 fn replace(tree: &mut Value, path: &[String], with: Option<Value>) -> bool {
     match (tree, path) {
         (Value::Dict(_, dict), [last]) => match with {

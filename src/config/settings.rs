@@ -73,9 +73,9 @@ pub struct Daemon {
     pub memory_limit: u64,
     /// What may be written to disk.
     pub spool: SpoolSettings,
-    /// How long another instance is waited for that could continue without a gap.
+    /// How long to wait for another instance that could continue without a gap.
     pub force_after: Duration,
-    /// How long an ordered stop may take before what is left is given up.
+    /// How long a graceful stop may take. Then the daemon exits, also with messages that are not stored.
     pub shutdown_timeout: Duration,
 }
 
@@ -88,14 +88,14 @@ pub struct SpoolSettings {
     pub fsync: Fsync,
 }
 
-/// When what is written is synced to disk.
+/// When written records are synced to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fsync {
     /// With every request, before it counts as written.
     Always,
-    /// So often.
+    /// At this interval.
     Every(Duration),
-    /// When the system does it.
+    /// Left to the operating system.
     Never,
 }
 
@@ -109,7 +109,7 @@ pub struct Endpoint {
     pub name: String,
     /// Where its servers are, of which the master is used.
     pub servers: Servers,
-    /// Where addresses lead that servers tell, as far as they cannot be reached as they are told.
+    /// Addresses that servers report and tidegate cannot reach, each with the address to connect to instead.
     pub address_map: Vec<(Address, Address)>,
     /// The ACL user; `None` is the server's default user.
     pub username: Option<String>,
@@ -134,10 +134,10 @@ pub struct Endpoint {
 /// When open connections log in again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Reauthenticate {
-    /// When the file with the password has another one.
+    /// As soon as the password file has changed.
     #[default]
     Changed,
-    /// Never: the next connect reads it.
+    /// Never: a changed password takes effect at the next connect.
     Off,
 }
 
@@ -283,7 +283,7 @@ impl Endpoint {
         }
     }
 
-    /// Where to go for an address that a server told: as it is where the map does not have it.
+    /// The address to connect to for an address that a server reported: the mapped one, or the same.
     #[must_use]
     pub fn reached(&self, told: Address) -> Address {
         let mapped = self.address_map.iter().find(|(from, _)| *from == told);

@@ -55,7 +55,7 @@ const DEFAULT_PORT: u16 = 6379;
 
 /// Takes a URL apart.
 pub(crate) fn parse(text: &str) -> Result<Parsed, UrlError> {
-    // Which character ended the password too early cannot be told for sure; an '@' behind the host tells that one did.
+    // An '@' behind the host shows that some character ended the password too early, but not which one.
     let ended_early = text.split_once("://").is_some_and(|(_, rest)| {
         rest.find(['/', '?', '#']).is_some_and(|at| rest[at..].contains('@')) && !rest.starts_with('/')
     });
@@ -83,7 +83,8 @@ fn has_bad_escape(text: &str) -> bool {
     })
 }
 
-/// Puts a host where a URL has none, as in `redis://user@/0`: a URL with a user must have one. Whether it had one.
+/// Adds a host to a URL without one, as in `redis://user@/0`: a URL with a user must have one. Returns whether it had
+/// one.
 fn with_host(text: &str) -> (Cow<'_, str>, bool) {
     let Some((scheme @ ("redis" | "rediss"), rest)) = text.split_once("://") else {
         return (text.into(), true);
@@ -100,7 +101,7 @@ pub(crate) fn address(text: &str) -> Result<Address, UrlError> {
     if text.starts_with('/') {
         return Ok(Address::Unix(PathBuf::from(text)));
     }
-    // What a URL would be besides is not for here.
+    // A plain address has no path, user or query.
     if text.is_empty() || text.contains(['/', '@', '?', '#']) {
         return Err(UrlError::NotAnAddress);
     }

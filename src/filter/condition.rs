@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::config::{self, Scalar};
-use crate::text::json_lookup::with_text;
+use crate::text::json_pointer::evaluate::with_text;
 
 /// When a condition holds.
 #[derive(Debug)]

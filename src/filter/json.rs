@@ -1,8 +1,8 @@
 //! The conditions on a payload, as JSON.
 
 use super::condition::ConditionTest;
-use crate::text::json_lookup::{Places, PointerTree};
 use crate::text::json_pointer::Pointer;
+use crate::text::json_pointer::evaluate::{Places, PointerTree};
 
 /// The conditions on a payload.
 #[derive(Debug, Default)]

@@ -2,6 +2,10 @@
 //!
 //! Several entries may be about one key. A removal wins, since it is always right, and else the highest version.
 
+pub(super) mod keys;
+pub(super) mod lease;
+mod values;
+
 use std::cmp::Ordering;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;

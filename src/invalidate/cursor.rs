@@ -9,21 +9,22 @@
 //! were ever added to the stream up to `pos`, `read` and `again_read` how many of them were read up to each. The cursor is where the keys are: whatever sets the one back sets the other back.
 
 mod calls;
+pub(super) mod place;
 
-use super::again::Marks;
 use super::change::CacheKey;
-use super::place::Place;
+use super::second_pass::Marks;
 use super::sweep::Clearing;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Script, script};
 use crate::stream::EntryId;
+use place::Place;
 
 pub(super) use calls::{AdoptCall, ClearCall, CursorCalls};
 
 /// Clears keys and moves a place over them.
-pub(super) const CLEAR: Script = script!("clear.lua");
+pub(super) const CLEAR: Script = script!("cursor/clear.lua");
 /// Puts the cursor where the caller has decided.
-pub(super) const ADOPT: Script = script!("adopt.lua");
+pub(super) const ADOPT: Script = script!("cursor/adopt.lua");
 
 /// One of the two places in a cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,17 +47,17 @@ impl PlaceField {
 /// What stands in the cursor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cursor {
-    /// Which keys the entries make.
+    /// The revision of the configuration: which keys an entry makes.
     pub(super) revision: String,
     /// The last entry that was applied.
     pub(super) pos: Place,
     /// The last entry that was cleared once more; `None` while there is no second pass.
     pub(super) again: Option<Place>,
-    /// When the first pass had come how far.
+    /// The first pass's progress over time.
     pub(super) marks: Marks,
     /// The clear of all keys that is under way.
     pub(super) clearing: Clearing,
-    /// The last gap record that was seen of the captures that write the stream.
+    /// The last gap record seen, of the captures that write the stream.
     pub(super) gaps: Option<EntryId>,
     /// When its configuration took over, by the cache's clock in milliseconds.
     pub(super) began: u64,
@@ -84,7 +85,7 @@ pub(super) struct Counts {
 pub(super) struct CursorLook {
     /// The cursor, if there is one.
     pub(super) cursor: Option<Cursor>,
-    /// What is there of a revision and a place, for the next compare-and-set.
+    /// The revision and the place as stored, each empty if absent: the next compare-and-set expects them.
     pub(super) seen: (Vec<u8>, Vec<u8>),
 }
 
@@ -138,7 +139,7 @@ pub(super) fn ask(out: &mut Vec<u8>, key: &str) {
     resp::command(out, &command);
 }
 
-/// Takes in what stands in the cursor.
+/// Reads the reply to the question for the cursor.
 ///
 /// # Errors
 /// If the server refuses, or the cursor is of another format: an operator must act.

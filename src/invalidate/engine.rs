@@ -8,6 +8,7 @@
 //! The engine opens no socket and reads no clock. Nothing that it believes needs to be true: each call compares, and a
 //! call that was refused is followed by a look. What is uncertain is applied once more.
 
+mod adoption;
 mod cache;
 mod source;
 mod taken;
@@ -18,12 +19,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::again::{BATCH_ENTRIES, HeldBatches, Marks};
+use super::change::keys::{KeyMaker, Rejection};
+use super::cursor::place::Place;
 use super::cursor::{Counts, CursorCalls, CursorLook, PlaceField};
 use super::failure::SessionFailure;
-use super::keys::{KeyMaker, Rejection};
-use super::place::Place;
-use super::reading::Queue;
+use super::queue::Queue;
+use super::second_pass::{BATCH_ENTRIES, HeldBatches, Marks};
 use super::sweep::Sweep;
 use crate::config::{Endpoint, IfMissed, Invalidate, redis_keys};
 use crate::event::{InvalidateLoss, ReplayTrigger};
@@ -32,7 +33,8 @@ use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
 use crate::status::RouteEndpoint;
 use crate::stream::EntryId;
 use crate::stream::counters::StreamCounters;
-use cache::{Adoption, CacheClock, SentCall};
+use adoption::Adoption;
+use cache::{CacheClock, SentCall};
 use source::SourceRequest;
 
 /// Interval at which the cursor is written when nothing else moves it: a cache that evicts would drop one that is never

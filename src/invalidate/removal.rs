@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::change::MOST_KEYS;
-use super::keys::unusable;
-use super::lease::around;
+use super::change::keys::unusable;
+use super::change::lease::around;
 use super::sweep::pattern;
 use crate::config::{Endpoint, Invalidate};
 use crate::server::resp::Value;

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::again::BATCH_ENTRIES;
+use super::second_pass::BATCH_ENTRIES;
 use crate::config::{Endpoint, IfMissed, Invalidate, SetValue};
 use crate::seeds;
 use crate::status::RouteEndpoint;
@@ -76,7 +76,7 @@ struct World {
 }
 
 fn settings(rng: &mut fastrand::Rng) -> [Arc<Invalidate>; 2] {
-    let mut older = super::keys::tests::settings(&["p:<field:sku>"]);
+    let mut older = super::change::keys::tests::settings(&["p:<field:sku>"]);
     older.stream = "products".to_owned();
     older.gaps = vec!["tidegate:products-events:gaps".to_owned()];
     // Without either guard a reader that is slower than a change leaves something stale.

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::change::lease::around;
 use super::change::{CacheKey, MOST_KEYS};
-use super::lease::around;
 use crate::config::Invalidate;
 use crate::text::glob::literal;
 use crate::text::template::{Part, Template};
@@ -251,7 +251,7 @@ impl Sweep {
                     return false;
                 }
                 if std::mem::take(&mut self.missed_again) {
-                    // At most one a minute: what is missed all the time would clear all the time.
+                    // At most one a minute: otherwise constant losses would clear the cache constantly.
                     self.enter(Step::Leases { again: false }, now + APART);
                 } else {
                     self.enter(Step::None, now);
@@ -284,7 +284,7 @@ mod tests {
     fn leases_go_first_and_both_once_more() {
         let start = Instant::now();
         let after = Duration::from_secs(2);
-        let mut settings = super::super::keys::tests::settings(&["a*:<id>", "b"]);
+        let mut settings = super::super::change::keys::tests::settings(&["a*:<id>", "b"]);
         settings.lease = Some(Template::parse("<key>:l?").unwrap());
         settings.again_after = Some(after);
         let mut sweep = Sweep::new(&settings, start);
@@ -320,7 +320,7 @@ mod tests {
     fn what_is_missed_during_a_clear_makes_one_more_and_survives_a_crash() {
         let start = Instant::now();
         let after = Duration::from_secs(2);
-        let mut settings = super::super::keys::tests::settings(&["a:<id>"]);
+        let mut settings = super::super::change::keys::tests::settings(&["a:<id>"]);
         settings.again_after = Some(after);
         let first_round = Step::Leases { again: false };
         let mut sweep = Sweep::new(&settings, start);

@@ -1,7 +1,7 @@
 //! What an invalidation makes of one entry, without a server.
 
 use super::change::Change;
-use super::keys::{EntryKeys, KeyMaker};
+use super::change::keys::{EntryKeys, KeyMaker};
 use crate::config::Invalidate;
 use crate::filter::Filter;
 use crate::stream::entries::StreamEntry;

@@ -43,7 +43,7 @@ pub fn ready(status: &RouteStatus, now_unix_ms: u64) -> Result<(), Vec<String>> 
     for (name, side, bound) in
         [("source", source, SOURCE_SILENT_MS), ("destination", destination, DESTINATION_SILENT_MS)]
     {
-        // Both sides may be one server, and a capture's state says it of its source.
+        // Both sides may be one server, and a capture's state may already name its source's doubt.
         if let Some(doubt) =
             side.doubt.as_ref().filter(|doubt| !reasons.iter().any(|said| said.contains(*doubt)))
         {

@@ -33,7 +33,7 @@ pub(in crate::server) enum CertificateSide<'a> {
 pub struct Expiries {
     /// The client's certificate.
     pub client: Option<u64>,
-    /// The first to expire of those that the servers showed last.
+    /// The first to expire, of the certificates that the servers showed last.
     pub server: Option<u64>,
 }
 
@@ -114,7 +114,7 @@ impl Known {
         lock(&self.watch)
     }
 
-    /// Notes whether the files of a kind can be used, and says it if that is news.
+    /// Notes whether the files of a kind can be used, and logs a change.
     pub(in crate::server) fn report_files(&self, endpoint: &Endpoint, kind: FileKind, error: Option<&Error>) {
         let text = error.map(ToString::to_string);
         let before = std::mem::replace(&mut lock(&self.file_errors)[kind as usize], text.clone());

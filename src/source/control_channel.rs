@@ -40,7 +40,7 @@ impl Control {
         }
     }
 
-    /// An anchor's text, as `anchor.lua` writes it too.
+    /// An anchor's text, as `open_session.lua` writes it too.
     pub(crate) fn anchor(epoch: Epoch) -> String {
         format!("{MAGIC} anchor {:015} {}", epoch.number, epoch.anchor)
     }

@@ -29,7 +29,7 @@ use crate::server::{self, Backoff, Confirmation, Connection, Error, MasterWatch,
 
 /// Interval while messages come.
 const BUSY_INTERVAL: Duration = Duration::from_millis(200);
-/// Interval otherwise.
+/// Interval while no messages come.
 const IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A heartbeat is soon due again, so its reply need not be awaited for long.
 const REPLY_DEADLINE: Duration = Duration::from_secs(3);
@@ -159,12 +159,12 @@ impl Heartbeat {
         self.shared.beat
     }
 
-    /// Says that messages come.
+    /// Reports that messages come: the next heartbeats follow at the shorter interval.
     pub(crate) fn busy(&self) {
         self.shared.busy.store(true, Ordering::Relaxed);
     }
 
-    /// Has the source asked for `notify-keyspace-events` now and then, from here on.
+    /// From now on, asks the source for `notify-keyspace-events` from time to time.
     pub(crate) fn ask_for_notifications(&self) {
         self.shared.asks_for_notifications.store(true, Ordering::Relaxed);
     }

@@ -23,9 +23,9 @@
 //! (`tests/promises/replication.rs`).
 
 mod backlog;
-pub(crate) mod epochs;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+pub(crate) mod histories;
 mod link;
 mod node;
 pub(crate) mod reader;

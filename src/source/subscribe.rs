@@ -4,7 +4,7 @@
 //! Opening, in one round trip on a new connection (RESP3, which distinguishes messages from replies):
 //!
 //! ```text
-//! MULTI · SUBSCRIBE control channels… · PSUBSCRIBE patterns… · EVAL anchor.lua · EXEC
+//! MULTI · SUBSCRIBE control channels… · PSUBSCRIBE patterns… · EVAL open_session.lua · EXEC
 //! ```
 //!
 //! Everything inside MULTI happens at one point of the source's order. So the anchor, which the script publishes on the
@@ -34,7 +34,7 @@ use crate::server::{self, Class, Connection, Error};
 const FENCE: &[u8] = b"tidegate-fence";
 /// Largest frame on an open window beside messages: names of up to 1 MiB in a confirmation.
 const OTHER_BYTES: usize = 2 * 1024 * 1024;
-const ANCHOR: &str = include_str!("anchor.lua");
+const ANCHOR: &str = include_str!("open_session.lua");
 
 /// The subscriptions of a route.
 #[derive(Debug, Clone)]

@@ -223,7 +223,7 @@ impl<S: Storage> Log<S> {
     /// Stops writing to a file that cannot be cut off: the bytes behind its end may be anything.
     fn abandon(&mut self) {
         if self.dirty && self.options.fsync != Fsync::Never {
-            // It is to be synced all the same, and cannot be any more: it goes to the next file, too.
+            // The file can no longer be synced, though it must be. So its records go to the next file, too.
             self.suspect = true;
         } else {
             self.writer = None;
@@ -267,7 +267,7 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
-    /// Says in the file that everything before is to be synced.
+    /// Writes a seal: everything before it is to be synced.
     fn seal(&mut self) {
         if self.writer.as_mut().is_some_and(|writer| std::mem::take(&mut writer.unsealed)) {
             // Without the seal, damage may be taken for a torn tail; that is no reason to refuse a record.
@@ -492,7 +492,7 @@ impl<S: Storage> Log<S> {
             let is_last = self.segments.len() == 1;
             let done = match first.last {
                 Some(mark) => mark <= *upto,
-                // Nothing is known to be in it: it goes when it was read, or with the one behind it.
+                // No record of it is known: it is removed once it was read, or with the next one.
                 None => {
                     self.reader.has_read(first)
                         || self

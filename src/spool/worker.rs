@@ -60,7 +60,7 @@ pub(crate) enum SpoolDone {
         /// Bytes of the log.
         bytes: u64,
     },
-    /// The rest is not written, and is to be written again.
+    /// The rest is not written. The caller must ask for it again.
     WriteFailed {
         /// The error.
         error: SpoolError,
@@ -300,7 +300,7 @@ impl Desk {
     }
 }
 
-/// Says it, and when to try again.
+/// Logs the error and returns the time of the next attempt.
 fn on_failed_sync(error: &SpoolError) -> Instant {
     tracing::warn!(
         event = LogCode::SpoolFailed.as_str(),

@@ -14,11 +14,6 @@ use crate::server::Error;
 use crate::server::resp::{Token, token};
 use crate::stream::EntryId;
 
-/// Most entries of one read: what is applied of it at once is bounded by batches.
-const READ_ENTRIES: usize = 512;
-/// Most bytes that one read should bring. The number of entries follows the size of the last read.
-const READ_BYTES: usize = 1024 * 1024;
-
 /// Ranges of the names and values of an entry's fields in the reply.
 pub(crate) type Ranges = Vec<(Range<usize>, Range<usize>)>;
 
@@ -175,18 +170,6 @@ impl Filterable for EntryLooked<'_> {
 
     fn payload(&self) -> Option<&[u8]> {
         self.entry.field(self.payload.as_bytes())
-    }
-}
-
-/// COUNT of the next read, after a read with `asked` brought `came` entries in `bytes`: less than `now` if the reply
-/// was too large, more if it was small and full.
-pub(crate) fn entries_of_next_read(now: usize, asked: usize, came: usize, bytes: usize) -> usize {
-    if bytes > READ_BYTES {
-        (asked / 2).max(1)
-    } else if came == asked && bytes <= READ_BYTES / 2 {
-        (asked * 2).min(READ_ENTRIES)
-    } else {
-        now
     }
 }
 

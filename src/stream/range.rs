@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::entries::{StreamEntries, entries_of_next_read};
+use super::entries::StreamEntries;
+use super::read_size::entries_of_next_read;
 use crate::server::resp::{self, Value};
 use crate::server::{Connection, Error};
 use crate::stream::EntryId;

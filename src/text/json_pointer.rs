@@ -2,7 +2,9 @@
 //!
 //! `/customer/tags/0` goes down by names of members and places in arrays; in a name, `~1` stands for
 //! `/` and `~0` for `~`. The empty pointer is the whole document. Here a pointer is only taken apart;
-//! who looks into documents follows its tokens.
+//! `evaluate` follows its tokens in a document.
+
+pub(crate) mod evaluate;
 
 use std::fmt;
 

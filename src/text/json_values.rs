@@ -3,8 +3,8 @@
 //! A text gives its content; a number, `true` and `false` give their spelling. A `null`, a list or an object is no
 //! value, since it makes no sensible name.
 
-use super::json_lookup::{Places, PointerTree, with_text};
 use super::json_pointer::Pointer;
+use super::json_pointer::evaluate::{Places, PointerTree, with_text};
 use super::template::Part;
 
 /// The places that some templates name, and what stood there in the last document.

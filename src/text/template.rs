@@ -3,7 +3,7 @@
 //! `orders:<channel>` is literal text and variables. `<<` stands for one `<`. Which variables a
 //! setting may use is decided where it is checked; here they are only taken apart. A
 //! capture fills them in in `mapping/render.rs`, a broadcast in `message/render.rs`, an invalidation in
-//! `invalidate/keys.rs`.
+//! `invalidate/change/keys.rs`.
 
 use std::fmt;
 

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::compiled;
 use crate::support::{Guarded, client_libraries};
 
 /// How long a driver may take to say what is due; a loaded machine needs more than a helper does.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// More messages than any case has.
 const MESSAGES: usize = 1_000;
 
@@ -24,18 +25,38 @@ pub(crate) enum Kind {
     Django,
     NodeRedis,
     IoRedis,
+    Rust,
 }
 
 impl Kind {
-    /// Interpreter, driver and the driver's name for it.
-    fn program(self) -> [&'static str; 3] {
+    /// The words before the settings: program, driver and the driver's name for it.
+    fn program(self, helpers: &Path) -> Vec<PathBuf> {
+        let interpreted = |interpreter: &str, driver: &str, name: &str| {
+            let driver = folder().join("conformance").join(driver);
+            vec![interpreter.into(), driver, name.into()]
+        };
         match self {
-            Self::RedisPy => ["python3", "driver.py", "sync"],
-            Self::RedisPyAsyncio => ["python3", "driver.py", "asyncio"],
-            Self::Django => ["python3", "driver.py", "django"],
-            Self::NodeRedis => ["node", "driver.mjs", "node-redis"],
-            Self::IoRedis => ["node", "driver.mjs", "ioredis"],
+            Self::RedisPy => interpreted("python3", "driver.py", "sync"),
+            Self::RedisPyAsyncio => interpreted("python3", "driver.py", "asyncio"),
+            Self::Django => interpreted("python3", "driver.py", "django"),
+            Self::NodeRedis => interpreted("node", "driver.mjs", "node-redis"),
+            Self::IoRedis => interpreted("node", "driver.mjs", "ioredis"),
+            Self::Rust => vec![compiled::driver(helpers)],
         }
+    }
+
+    /// The folder of the helper.
+    pub(crate) fn language(self) -> &'static str {
+        match self {
+            Self::RedisPy | Self::RedisPyAsyncio | Self::Django => "python",
+            Self::NodeRedis | Self::IoRedis => "javascript",
+            Self::Rust => "rust",
+        }
+    }
+
+    /// The file of the helper, where the driver asks for it.
+    fn file(self, helpers: &Path) -> Option<PathBuf> {
+        (self.language() == "javascript").then(|| helpers.join("javascript/tidegate-cache.mjs"))
     }
 }
 
@@ -72,15 +93,14 @@ pub(crate) struct Helper {
 impl Helper {
     /// Starts a driver for the helpers below `helpers`, which has the folders of `clients/`.
     pub(crate) fn start(kind: Kind, helpers: &Path, url: &str, settings: &Settings) -> Self {
-        let [interpreter, driver, name] = kind.program();
         let libraries = client_libraries();
         let python = [helpers.join("python"), libraries.join("python")];
-        let mut process = Guarded::start(name, Path::new("/usr/bin/env"), |command| {
+        let name = format!("the driver of {kind:?}");
+        let mut process = Guarded::start(&name, Path::new("/usr/bin/env"), |command| {
             command
-                .arg(interpreter)
-                .arg(folder().join("conformance").join(driver))
-                .args([name, url, &settings.wait, &settings.answer])
-                .arg(helpers.join("javascript/tidegate-cache.mjs"))
+                .args(kind.program(helpers))
+                .args([url, &settings.wait, &settings.answer])
+                .args(kind.file(helpers))
                 .args(settings.versions.then_some("versions"))
                 .env("PYTHONPATH", std::env::join_paths(python).unwrap())
                 .env("PYTHONDONTWRITEBYTECODE", "1")

@@ -215,7 +215,7 @@ set = { value = "<pointer:/product>", version = "<pointer:/version>" }
     let written = |payload: &str| tried("written", &["--entry", &format!("payload={payload}")], OK);
     assert_eq!(
         written(r#"{"sku":5,"version":"007","product":{"price": 5}}"#),
-        "stored where the key is there with an older version than 7: product:5\n  {\"price\": 5}\n"
+        "stored if the cache has the key with a version older than 7: product:5\n  {\"price\": 5}\n"
     );
     assert_eq!(
         written(r#"{"sku":5,"version":-1,"product":{}}"#),

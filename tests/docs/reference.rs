@@ -214,7 +214,8 @@ fn every_dependency_has_its_reason_and_the_version_of_the_lock_file() {
             locked.entry(name).or_default().push(value.trim_matches('"'));
         }
     }
-    let manifests = ["Cargo.toml", "benches/Cargo.toml", "examples/Cargo.toml"].map(text).join("\n");
+    let manifests = ["Cargo.toml", "benches/Cargo.toml", "clients/rust/Cargo.toml", "examples/Cargo.toml"];
+    let manifests = manifests.map(text).join("\n");
     let mut wanted = BTreeSet::new();
     let mut in_dependencies = false;
     for line in manifests.lines() {

@@ -147,7 +147,7 @@ fn words_of_comments_are_those_of_the_field() {
     let mut seen = 0;
     let mut found = Vec::new();
     let languages = [("rs", &["//!", "///", "//"] as &[&str]), ("lua", &["--"])];
-    for (folder, (extension, marks)) in ["src", "tests", "benches", "examples"]
+    for (folder, (extension, marks)) in ["src", "tests", "benches", "clients", "examples"]
         .into_iter()
         .flat_map(|folder| languages.map(|one| (folder, one)))
     {

@@ -12,7 +12,8 @@ use crate::broadcast::unread_loss::StreamReset;
 use crate::server::Error;
 use crate::server::resp::{self, Value};
 use crate::stream::counters::{StreamCounters, ask_counters, is_gone};
-use crate::stream::entries::{StreamEntries, entries_of_next_read};
+use crate::stream::entries::StreamEntries;
+use crate::stream::read_size::entries_of_next_read;
 
 impl Work {
     /// Asks for the next entries, if the publisher has room for them.

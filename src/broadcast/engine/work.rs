@@ -90,7 +90,11 @@ impl Work {
         let follow = follow.map(|what| Follower::new(what, &core.keys, hashes.state, cursor.0, woken, now));
         let mut publisher = Publisher::new(hashes.publish, core.keys.clone(), cursor, core.source_timeout)
             .with_release(hashes.release)
-            .blaming(settings.channel.literal().is_none(), core.failing.as_ref(), settings.max_deliveries);
+            .with_refusals(
+                settings.channel.literal().is_none(),
+                core.failing.as_ref(),
+                settings.max_deliveries,
+            );
         let mut leadership = None;
         if !core.one_server {
             publisher = publisher.with_other(core.destination_timeout);

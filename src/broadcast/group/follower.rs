@@ -20,6 +20,7 @@
 //!
 //! Failure: nothing here outlives the session. Buffered entries are read again, if they still exist.
 
+mod no_group;
 mod polling;
 mod release;
 
@@ -45,7 +46,8 @@ use crate::server::resp::{self, Value};
 use crate::server::{Error, Hash};
 use crate::status::GroupChange;
 use crate::stream::EntryId;
-use crate::stream::entries::{Ranges, StreamEntries, entries_of_next_read};
+use crate::stream::entries::{Ranges, StreamEntries};
+use crate::stream::read_size::entries_of_next_read;
 
 /// An entry that a consumer holds for at least this long is reported, if others wait behind it.
 const HELD_UP: Duration = Duration::from_secs(30);
@@ -105,10 +107,11 @@ pub(crate) struct Follower {
     buffered_from: EntryId,
     /// The last entry read.
     read: EntryId,
-    /// The last entry given to the publisher; behind it if the cursor turned out to be elsewhere.
+    /// The publisher's end at the last comparison. If it differs now, entries were published, or the cursor is elsewhere.
     handed: EntryId,
     /// The last poll; `None` before the first, and without a group.
     state: Option<GroupState>,
+    /// True if the group does not exist.
     missing: bool,
     /// Holes that the last look may not have counted.
     holes_since: u64,
@@ -120,9 +123,9 @@ pub(crate) struct Follower {
     schedule: PollSchedule,
     /// The stream's last entry, if everything up to it is acknowledged.
     tail: Option<EntryId>,
-    /// True if a look was asked for it since something changed.
+    /// True if `tail` was asked for since the last change.
     tail_asked: bool,
-    /// The first entry that the group was not given, when that was last asked for.
+    /// The first entry that was not delivered to the group, as of the last question.
     ungiven: Option<EntryId>,
     /// COUNT of the next read of entries.
     read_entries: usize,
@@ -133,7 +136,7 @@ pub(crate) struct Follower {
     /// Acknowledged holes whose entries are deleted and whose messages are not buffered.
     deleted: DeletedHoles,
     watch: UnreadWatch,
-    /// True if something is ready and the rate lets nothing through.
+    /// True if entries are ready and the rate limit holds them back.
     paced: bool,
     /// True if this instance published when that was last asked.
     led: bool,
@@ -402,7 +405,7 @@ impl Follower {
         self.schedule.now(now);
     }
 
-    /// In the order of the stream: reads anew from here.
+    /// In the order of the stream: reads again from here.
     fn forget(&mut self, read: EntryId) {
         self.buffer.clear();
         self.read = read;

@@ -170,7 +170,7 @@ impl Items {
         self.filtered_since += entries;
     }
 
-    /// Adds a hole that the route's filter leaves out by now: it is only forgotten.
+    /// Adds a hole that the route's present filter leaves out: the script only removes it.
     pub(crate) fn filtered_hole(&mut self, id: &[u8]) {
         self.message(id, b"", b"filtered");
     }

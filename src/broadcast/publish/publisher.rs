@@ -12,11 +12,10 @@
 //! If one entry is refused, the cursor stops before it, calls under way are completed, and the session ends with that
 //! failure. On one server it publishes nothing twice; on two servers, at most the messages under way.
 //!
-//! The failure's cause decides the next step. A channel from the template may be refused for one entry only. A message
-//! larger than a server takes ends the connection. A server takes at least [`BATCH_BYTES`] (`proto-max-bulk-len` and
-//! `client-query-buffer-limit` go no lower). A larger entry is sent alone, so that its failure can be attributed.
-//! Anything else is a failure of the route.
+//! The failure's cause decides the next step (`refusals`). A server takes at least [`BATCH_BYTES`] (`proto-max-bulk-len`
+//! and `client-query-buffer-limit` go no lower). A larger entry is sent alone, so that its failure can be attributed.
 
+mod refusals;
 mod release;
 mod remote;
 
@@ -25,6 +24,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use refusals::Refusals;
 use remote::{Note, Published, Remote};
 
 use super::call::{BroadcastKeys, Items, PublishOutcome, Tally};
@@ -123,15 +123,9 @@ pub(crate) struct Publisher {
     cursor_mismatch: bool,
     /// Entries after the first of these and up to the second were published before: the stream was replaced.
     passes: Option<(EntryId, EntryId)>,
-    refused: Option<SessionFailure>,
+    refusals: Refusals,
     /// The entry of the batch being collected, if it is larger than a batch.
     large: Option<EntryId>,
-    /// True if a template makes the channel: then one channel may be refused and others not.
-    channels_differ: bool,
-    /// True if a failure may be attributed to a single entry.
-    blames: bool,
-    /// The entry that was refused as often as allowed, with the number of refusals and the last error.
-    given_up: Option<Failing>,
     /// Most entries of a batch: one, while it is tested whether the server still refuses.
     batch_entries: usize,
     response_timeout: Duration,
@@ -164,11 +158,8 @@ impl Publisher {
             counted_there: counted,
             cursor_mismatch: false,
             passes: None,
-            refused: None,
+            refusals: Refusals::none(),
             large: None,
-            channels_differ: false,
-            blames: true,
-            given_up: None,
             batch_entries: BATCH_ENTRIES,
             response_timeout,
         }
@@ -192,16 +183,13 @@ impl Publisher {
     }
 
     /// Sets how refused entries are handled; `failing` is the last of them.
-    pub(crate) fn blaming(
+    pub(crate) fn with_refusals(
         mut self,
         channels_differ: bool,
         failing: Option<&Failing>,
         max_deliveries: u64,
     ) -> Self {
-        self.channels_differ = channels_differ;
-        self.blames = failing.is_none_or(|failing| failing.row <= REFUSED_IN_A_ROW);
-        let given_up = failing.filter(|failing| self.blames && failing.failures >= max_deliveries);
-        self.given_up = given_up.cloned();
+        self.refusals = Refusals::new(channels_differ, failing, max_deliveries);
         self
     }
 
@@ -227,7 +215,7 @@ impl Publisher {
     /// answers, but messages may still be unsent.
     pub(crate) fn is_sending(&self) -> bool {
         let waits = |other: &Remote| other.waiting.iter().any(|batch| !batch.ids.is_empty());
-        self.other.as_ref().is_some_and(|other| self.refused.is_some() || waits(other))
+        self.other.as_ref().is_some_and(|other| self.refusals.has_one() || waits(other))
     }
 
     /// Continues from this cursor, which another instance or the record of a loss has moved, if no call is under way. Returns
@@ -283,7 +271,7 @@ impl Publisher {
         self.counted
     }
 
-    /// The count at the cursor, once it has what was determined anew. For a moment without anything under way.
+    /// The count at the cursor, with a redetermined count applied. Call it only while no call is under way.
     pub(crate) fn cursor_count(&self) -> CursorCount {
         match self.counted.added {
             Some(added) if self.counted_anew => self.counted_there.anew(added),
@@ -311,12 +299,12 @@ impl Publisher {
     /// Returns whether more entries may be read ahead.
     pub(crate) fn has_room(&self) -> bool {
         let most = if self.batch_entries == 1 { 1 } else { BATCHES_UNDER_WAY };
-        !self.cursor_mismatch && self.refused.is_none() && self.under_way() < most
+        !self.cursor_mismatch && !self.refusals.has_one() && self.under_way() < most
     }
 
     /// Returns whether entries that arrive now can be taken.
     pub(crate) fn takes(&self) -> bool {
-        !self.cursor_mismatch && self.refused.is_none()
+        !self.cursor_mismatch && !self.refusals.has_one()
     }
 
     /// Returns whether a single entry is tried alone.
@@ -337,7 +325,7 @@ impl Publisher {
 
     /// Takes an entry that is to be published.
     pub(crate) fn publish(&mut self, (id, text): Id<'_>, channel: &[u8], message: &[u8], now: Instant) {
-        if let Some(why) = self.given_up(id) {
+        if let Some(why) = self.refusals.take_given_up(id) {
             return self.reject((id, text), why, now);
         }
         let bytes = text.len() + channel.len() + message.len();
@@ -369,12 +357,6 @@ impl Publisher {
             Some(other) => other.current.noted.push((id, Note::Dead(why))),
         }
         self.count_taken(id);
-    }
-
-    /// Returns the reason if this entry was refused as often as it may be.
-    fn given_up(&mut self, id: EntryId) -> Option<Unrenderable> {
-        let given_up = self.given_up.take_if(|given_up| given_up.entry == id)?;
-        Some(Unrenderable::Refused(given_up.failures, given_up.error))
     }
 
     fn count_taken(&mut self, id: EntryId) {
@@ -493,8 +475,7 @@ impl Publisher {
             Ok(outcome) => outcome,
             Err(error) => {
                 let error = error.at(&[&self.keys.cursor]);
-                let too_large = call.large.filter(|_| self.blames && error.code() == Some("ERR"));
-                return Err(Self::failed(RouteEndpoint::Source, too_large, error));
+                return Err(self.refusals.of_script(call.large, error));
             }
         };
         match outcome {
@@ -525,13 +506,10 @@ impl Publisher {
                     }
                 }
                 if let Some((error, entry)) = refused {
-                    let own = self.blames && self.channels_differ && entry.is_some();
                     // Only PUBLISH has an entry.
                     let keys = [Some(&self.keys.dead_letters), self.keys.holes.as_ref()];
                     let keys: Vec<&String> = keys.into_iter().flatten().collect();
-                    let error = error.at(&keys);
-                    self.refused =
-                        Some(SessionFailure::Refused { side: RouteEndpoint::Source, entry, own, error });
+                    self.refusals.on_script_refused(entry, error.at(&keys));
                 } else {
                     self.batch_entries = BATCH_ENTRIES;
                 }
@@ -544,7 +522,7 @@ impl Publisher {
     /// Returns the failure for a connection that ended or was given up. An entry larger than a batch may be the reason,
     /// if it was being published.
     pub(crate) fn on_broken(&mut self, side: RouteEndpoint, error: Error) -> SessionFailure {
-        if let Some(refused) = self.refused.take() {
+        if let Some(refused) = self.refusals.take() {
             return refused;
         }
         let large = match (side, &self.other) {
@@ -554,14 +532,7 @@ impl Publisher {
             }
             _ => None,
         };
-        Self::failed(side, large.filter(|_| self.blames), error)
-    }
-
-    fn failed(side: RouteEndpoint, large: Option<EntryId>, error: Error) -> SessionFailure {
-        match large {
-            None => SessionFailure::Server { side, error },
-            entry => SessionFailure::Refused { side, entry, own: true, error },
-        }
+        self.refusals.of_connection(side, large, error)
     }
 
     /// After all in-flight calls are answered: reports a rejection, or continues at the server's cursor if another
@@ -573,7 +544,7 @@ impl Publisher {
         if !self.is_idle() {
             return Ok(false);
         }
-        if let Some(refused) = self.refused.take() {
+        if let Some(refused) = self.refusals.take() {
             return Err(refused);
         }
         if !self.cursor_mismatch {

@@ -94,9 +94,9 @@ impl BroadcastRoute {
         let holes = call::own_key(&self.parts.source.key_prefix, settings, redis_keys::HOLES);
         tracing::warn!(
             event = LogCode::BroadcastAckPendingLeft.as_str(), route = %settings.name, stream = %settings.stream(), server = %self.parts.source.name, suppressed,
-            "{count} unacknowledged entries were left behind when this route had order = \"acknowledgement\". They are not \
-             published in the present order: set the old order until tidegate_ack_pending_entries is 0, or delete {holes} \
-             to give them up"
+            "{count} unacknowledged entries were left behind while this route had order = \"acknowledgement\". The present \
+             order does not publish them. To publish them, set the old order until tidegate_ack_pending_entries is 0. To \
+             give them up, delete {holes}"
         );
     }
 
@@ -173,7 +173,7 @@ impl BroadcastRoute {
             self.parts.outages.admit(LogCode::BroadcastWaiting.as_str(), server, std::time::Instant::now())
         {
             let suppressed = suppressed + others;
-            // Such a reason says itself where the route continues.
+            // A repair's reason names the place where the route continues.
             let then = if is_repaired { "" } else { ", and continues after the last published entry" };
             tracing::warn!(
                 event = LogCode::BroadcastWaiting.as_str(), %route, stream = %self.parts.settings.stream(), %server, class, suppressed,
@@ -307,7 +307,7 @@ impl BroadcastRoute {
         }
     }
 
-    /// Shows whether another server may be the master of a side by now.
+    /// Shows any doubt that an endpoint's server is still the master.
     pub(super) fn show_doubt(&self) {
         let [source, destination] =
             [&self.parts.source, &self.parts.destination].map(|endpoint| server::doubt(endpoint));
@@ -336,8 +336,8 @@ impl BroadcastRoute {
 fn meaning(group_change: GroupChange) -> &'static str {
     match group_change {
         GroupChange::GroupCreated => {
-            "the group was created, and is behind entries that were not published. Whether its consumers have acknowledged \
-             them or it begins after them cannot be told: they count as acknowledged and are published now"
+            "the group was created, and its position is after entries that were not published. Its consumers may have \
+             acknowledged them, or it may have begun after them. They count as acknowledged and are published now"
         }
         GroupChange::GroupRecreated => {
             "the group was destroyed and created again; entries that were pending, and entries before its start, count \

@@ -18,14 +18,14 @@ use crate::rt;
 use crate::server::resp::{self, Value};
 use crate::server::{Connection, Error, Script, can_run_scripts, connect, script};
 
-/// Adds streams to those that are read.
+/// Adds streams to the set of known ones.
 const FOUND: Script = script!("found.lua");
-/// Forgets one that is gone.
+/// Forgets a deleted stream.
 const GONE: Script = script!("gone.lua");
 
 /// Keys of one SCAN: about a millisecond of the server.
 const COUNT: &[u8] = b"1000";
-/// The pause after a call, in times of the call's duration.
+/// The pause after a call, as a multiple of the call's duration.
 const PAUSE: u32 = 9;
 /// The longest of these pauses: a reply that was slow for other reasons does not stop the look.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -382,7 +382,7 @@ impl Finder {
         let reply = connection.ask(self.source.response_timeout, "forgetting a stream", &call).await;
         let reply = reply.map_err(|error| error.at(&keys))?;
         if reply.integer() == Some(1) {
-            // Its totals are those of the route by now. If it begins anew, it begins at none.
+            // The route has its totals now. A new stream of this name starts at zero.
             self.tallied.remove(stream);
         }
         Ok(())

@@ -15,7 +15,7 @@
 --                        if the state stands inside that window
 --       3  last          the position of the last item
 --       4  epochs        those that [prev, last] spans, ascending: each 32 bytes and a space
---       5  read at       milliseconds since 1970, for the record only
+--       5  complete until  milliseconds since 1970, for the record only
 --       6  numbering     two characters and how the batch numbers: '1.' streams come from a template, '.h' epochs are
 --                        a source's histories; batches of release 0.1.0 do not say how they number
 --       7  maxlen        '' without a limit

@@ -47,8 +47,8 @@ pub(crate) enum Prev {
 }
 
 impl Prev {
-    /// The position before the first item of a window. Only a tap's has an ordinal: its windows begin in the middle of
-    /// a history, and an earlier checkpoint has missed something.
+    /// The `prev` of a window's first batch. A window of a subscription begins with its anchor, ordinal 0, so any checkpoint
+    /// in the window will do. A tap's window begins inside a history: the checkpoint must have the ordinal before it.
     pub(crate) fn before(first: Position) -> Self {
         match first.ordinal.checked_sub(1) {
             None => Self::Window(first.epoch),
@@ -72,13 +72,13 @@ pub(crate) enum AppendOutcome {
     Stored(Stored, Option<Passage>),
     /// The entry after `Stored` could not be stored in the route's only stream.
     Stopped(Stored, String),
-    /// All items were already stored or lost: the checkpoint is here.
+    /// All items were stored before, or lost in a recorded gap: the checkpoint is here.
     Duplicate(Position, Passage),
     /// The checkpoint is before the batch (or is gone: `None`).
     Behind(Option<Position>),
     /// The checkpoint is beyond the batch, in a history that does not contain it.
     Stale(Position),
-    /// A newer configuration writes, or will from the place on that it has announced.
+    /// A newer configuration writes, or has announced that it writes from here on.
     Outdated,
     /// The checkpoint has another numbering, with which the batch's positions do not compare.
     Foreign(Position, String),
@@ -142,8 +142,8 @@ impl Append {
             text.push(' ');
         }
         resp::argument(out, text.as_bytes());
-        // The state's time dates the gap of a restart: messages lost with this process were read after it.
-        resp::argument(out, batch.opened_unix_ms.to_string().as_bytes());
+        // The state's time dates the gap of a restart: messages lost with this process were published after it.
+        resp::argument(out, batch.complete_unix_ms.to_string().as_bytes());
         out.extend_from_slice(&batch.options.arguments);
         match gap {
             None => resp::argument(out, b"0"),

@@ -5,8 +5,8 @@
 //! block their connection. On the append connection they would allow one batch a second.
 //!
 //! Operation: the route passes the state's position. This task checks that the state has it: after a failover it may
-//! not, and the route may not know it yet. It then writes a small barrier, WAITs, and reports the position that it read
-//! before the barrier. A WAIT without a write of its own proves nothing: it answers at once even if a replica is
+//! not, and the route may not know it yet. It then does a small *barrier write*, WAITs, and reports the position that it read
+//! before the barrier write. A WAIT without a write of its own proves nothing: it answers at once even if a replica is
 //! stopped. The watermark is stored in the state, for the standby instance.
 //!
 //! Failure: the task reconnects for ever. Meanwhile the watermark does not move, and everything above it is kept. If
@@ -28,9 +28,9 @@ use crate::rt;
 use crate::server::resp::Value;
 use crate::server::{self, Backoff, Class, Connection, Error, MasterMoves};
 
-/// Longest duration of one WAIT; then the fence is written again, behind the items stored meanwhile.
+/// Longest duration of one WAIT. After it comes a new barrier write, behind the items stored meanwhile.
 const WAIT: Duration = Duration::from_secs(2);
-/// Interval between fences: more of them bring nothing new.
+/// Interval between barrier writes: more of them bring nothing new.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// How long a position may be not durable before that is reported: a WAIT may take its whole time once or twice.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -207,7 +207,7 @@ impl WatchTask {
         }
     }
 
-    /// Writes a fence and waits for it.
+    /// Does a barrier write and waits until replicas or the disk have it.
     async fn is_durable(&self, connection: &mut Connection, position: Position) -> Result<Reached, Error> {
         let deadline = self.endpoint.response_timeout;
         let stands: [&[u8]; 3] = [b"HGET", &self.keys.state, b"position"];

@@ -1,7 +1,8 @@
 //! A batch in two, for a destination that has no room for all of it at once.
 
+use super::digits::decimal;
 use super::{
-    Batch, ITEM_POSITION_WIDTH, RUN_WIDTH, Run, TARGET_ANCHOR, TARGET_DEAD_LETTER, TARGET_FILTERED, decimal,
+    Batch, ITEM_POSITION_WIDTH, RUN_WIDTH, ReadTime, Run, TARGET_ANCHOR, TARGET_DEAD_LETTER, TARGET_FILTERED,
 };
 use crate::capture::batch::gap::Joint;
 use crate::position::Position;
@@ -48,7 +49,10 @@ impl Batch {
     }
 
     fn part(&self, joint: Joint, items: &[EncodedItem<'_>]) -> Option<Self> {
-        let read = Moment { at: self.opened, unix_ms: self.opened_unix_ms };
+        let read = ReadTime {
+            moment: Moment { at: self.opened, unix_ms: self.opened_unix_ms },
+            complete_unix_ms: self.complete_unix_ms,
+        };
         let mut part = Self::new(joint, items.first()?.position, read, self.options.clone());
         part.body.reserve(items.iter().map(|item| item.arguments.len()).sum());
         // The place of each stream in the part, by its place in the whole.
@@ -99,7 +103,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::capture::batch::{AppendOptions, Builder};
+    use crate::capture::batch::AppendOptions;
+    use crate::capture::batch::builder::Builder;
     use crate::capture::mapping::FieldSink as _;
     use crate::position::{AnchorId, Epoch};
     use crate::server::resp::Message;

@@ -2,7 +2,7 @@
 //! another configuration.
 //!
 //! ```text
-//! version · joint · first · last · opened_unix_ms · events · rejected · filtered · items · arguments ·
+//! version · joint · first · last · opened_unix_ms · complete_unix_ms · events · rejected · filtered · items · arguments ·
 //! options (count, bytes) · epochs · positions · runs · names · streams (ends in names) · body
 //! ```
 //!
@@ -18,7 +18,10 @@ use crate::event::GapCause;
 use crate::position::{Epoch, Position};
 use crate::spool::MOST_EVENTS;
 
-const VERSION: u8 = 1;
+/// The version that this release writes.
+const VERSION: u8 = 2;
+/// The version of release 0.1.0: `complete_unix_ms` is missing.
+const VERSION_OF_0_1: u8 = 1;
 
 /// A record that this version cannot read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,9 +53,9 @@ impl Batch {
         out.extend_from_slice(&self.last.to_bytes());
         let [items, arguments, options] =
             [self.items, self.arguments, self.options.count].map(|count| count as u64);
-        let counts =
-            [self.opened_unix_ms, self.events, self.rejected, self.filtered, items, arguments, options];
-        for number in counts {
+        let times = [self.opened_unix_ms, self.complete_unix_ms];
+        let counts = [self.events, self.rejected, self.filtered, items, arguments, options];
+        for number in times.into_iter().chain(counts) {
             out.extend_from_slice(&number.to_be_bytes());
         }
         block(&mut out, &self.options.arguments);
@@ -72,16 +75,14 @@ impl Batch {
         Remaining(bytes).batch(read).ok_or(NotARecord)
     }
 
-    /// When the first item of such a record was read; milliseconds since 1970. `None` if it is no batch of this version.
-    pub(in crate::capture) fn read_unix_ms(record: &[u8]) -> Option<u64> {
+    /// The `complete_unix_ms` of such a record. `None` if it is no batch of a known version.
+    pub(in crate::capture) fn recorded_complete_unix_ms(record: &[u8]) -> Option<u64> {
         let mut record = Remaining(record);
-        if record.byte()? != VERSION {
-            return None;
-        }
+        let version = record.version()?;
         record.joint()?;
         record.position()?;
         record.position()?;
-        record.number()
+        record.times(version).map(|(_, complete_unix_ms)| complete_unix_ms)
     }
 }
 
@@ -133,6 +134,17 @@ impl<'a> Remaining<'a> {
         String::from_utf8(self.block()?.to_vec()).ok()
     }
 
+    fn version(&mut self) -> Option<u8> {
+        self.byte().filter(|version| (VERSION_OF_0_1..=VERSION).contains(version))
+    }
+
+    /// `opened_unix_ms` and `complete_unix_ms`.
+    fn times(&mut self, version: u8) -> Option<(u64, u64)> {
+        let opened = self.number()?;
+        let complete = if version == VERSION_OF_0_1 { opened } else { self.number()? };
+        Some((opened, complete.min(opened)))
+    }
+
     fn joint(&mut self) -> Option<Joint> {
         Some(match self.byte()? {
             0 => Joint::Follows(self.position()?),
@@ -160,12 +172,10 @@ impl<'a> Remaining<'a> {
     }
 
     fn batch(mut self, opened: Instant) -> Option<Batch> {
-        if self.byte()? != VERSION {
-            return None;
-        }
+        let version = self.version()?;
         let joint = self.joint()?;
         let (first, last) = (self.position()?, self.position()?);
-        let opened_unix_ms = self.number()?;
+        let (opened_unix_ms, complete_unix_ms) = self.times(version)?;
         let (events, rejected, filtered) = (self.count()?, self.count()?, self.count()?);
         let (items, arguments, count) = (self.size()?, self.size()?, self.size()?);
         let options = Arc::new(AppendOptions::new(self.block()?.to_vec(), count));
@@ -197,6 +207,7 @@ impl<'a> Remaining<'a> {
             filtered,
             opened,
             opened_unix_ms,
+            complete_unix_ms,
             options,
             items,
             epochs,

@@ -1,6 +1,13 @@
+use super::builder::Builder;
 use super::record::NotARecord;
 use super::*;
+use crate::capture::mapping::FieldSink as _;
 use crate::position::AnchorId;
+use crate::server::resp::Message;
+
+fn read_at(moment: Moment) -> ReadTime {
+    ReadTime { moment, complete_unix_ms: moment.unix_ms }
+}
 
 /// The positions as the script reads them, whatever way they were written.
 #[test]
@@ -8,7 +15,7 @@ fn positions_are_written_out_one_after_the_other() {
     let epoch = |number| Epoch { number, anchor: AnchorId::random() };
     let (first, second) = (epoch(1), epoch(2));
     let read = Moment { at: Instant::now(), unix_ms: 0 };
-    let mut batch = Batch::new(Joint::Start, first.at(0), read, Arc::new(AppendOptions::default()));
+    let mut batch = Batch::new(Joint::Start, first.at(0), read_at(read), Arc::new(AppendOptions::default()));
     let ordinals = [0, 1, 8, 9, 10, 98, 99, 100, 999_999_999, 1_000_000_000, u64::MAX - 1, u64::MAX];
     let again = [0, 1, 2, 40];
     for ordinal in ordinals {
@@ -28,7 +35,7 @@ fn only_messages_count_up_to_a_position() {
     let epoch = |number| Epoch { number, anchor: AnchorId::random() };
     let (first, second) = (epoch(1), epoch(2));
     let read = Moment { at: Instant::now(), unix_ms: 0 };
-    let mut batch = Batch::new(Joint::Start, first.at(0), read, Arc::new(AppendOptions::default()));
+    let mut batch = Batch::new(Joint::Start, first.at(0), read_at(read), Arc::new(AppendOptions::default()));
     let message = 1;
     for (position, target) in [
         (first.at(0), TARGET_ANCHOR),
@@ -47,6 +54,28 @@ fn only_messages_count_up_to_a_position() {
     assert_eq!(batch.events_up_to(None), 0);
 }
 
+/// Release 0.1.0 wrote one time into a record, and the spool outlives an upgrade.
+#[test]
+fn a_record_of_0_1_0_loads() {
+    let epoch = Epoch { number: 7, anchor: AnchorId::random() };
+    let read = ReadTime { moment: Moment { at: Instant::now(), unix_ms: 9 }, complete_unix_ms: 4 };
+    let mut batch = Batch::new(Joint::Start, epoch.at(3), read, Arc::new(AppendOptions::default()));
+    batch.push(epoch.at(3), 1, 0);
+    batch.events = 1;
+    let written = batch.encode();
+    assert_eq!(Batch::recorded_complete_unix_ms(&written), Some(4));
+    assert_eq!(Batch::decode(&written, read.moment.at).unwrap().complete_unix_ms, 4);
+
+    // Version, kind of joint, first, last, the time.
+    let before = 2 + 2 * Position::BYTES + 8;
+    let mut older = [&written[..before], &written[before + 8..]].concat();
+    older[0] = 1;
+    assert_eq!(Batch::recorded_complete_unix_ms(&older), Some(9));
+    let loaded = Batch::decode(&older, read.moment.at).unwrap();
+    assert_eq!((loaded.opened_unix_ms, loaded.complete_unix_ms), (9, 9));
+    assert_eq!(loaded.encode()[before + 8..], written[before + 8..]);
+}
+
 /// Numbers that a log does not check: nothing is calculated with one that no batch has.
 #[test]
 fn a_record_with_numbers_that_no_batch_has_is_refused() {
@@ -59,7 +88,8 @@ fn a_record_with_numbers_that_no_batch_has_is_refused() {
         ended_unix_ms: 2,
         dropped: 3,
     };
-    let mut batch = Batch::new(Joint::Gap(gap), epoch.at(0), read, Arc::new(AppendOptions::default()));
+    let mut batch =
+        Batch::new(Joint::Gap(gap), epoch.at(0), read_at(read), Arc::new(AppendOptions::default()));
     batch.push(epoch.at(0), TARGET_ANCHOR, 0);
     let written = batch.encode();
     assert_eq!(Batch::decode(&written, read.at).unwrap().encode(), written);

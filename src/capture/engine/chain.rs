@@ -27,11 +27,11 @@
 //! - only the first batch on its way may open a window: others follow the one before.
 
 mod checkpoint;
+mod gap_before;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::event::GapCause;
 use crate::position::{Epoch, Position};
 
 use crate::capture::append::call::Prev;
@@ -89,14 +89,13 @@ pub(crate) struct Chain {
     recovered_unix_ms: Option<(u64, u64)>,
     /// Why the state may be before everything buffered.
     went_back: Option<Gap>,
-    /// True if it is unknown when the state was last written before the place it went back to.
+    /// True if the state went back, and the time of its last write before that place is unknown.
     undated: bool,
     /// A gap for messages given up, not recorded yet.
     owed: Option<Gap>,
     /// Messages of it that are lost with a damaged spool. Only their record clears it.
     owed_lost: u64,
-    /// The end of the last batch that is not kept any more: it was stored long ago, or given up since the state had left
-    /// its place.
+    /// The end of the last batch that was removed: it was stored long ago, or given up after the state had left its place.
     left: Option<Position>,
     /// The gap that the first batch on its way carries.
     forced: Option<Gap>,
@@ -163,19 +162,6 @@ impl Chain {
         self.ring.range(..self.passed).map(|batch| batch.events).sum()
     }
 
-    /// Messages that are lost with a damaged spool and not recorded yet.
-    pub(crate) fn unrecorded_events(&self) -> u64 {
-        let waiting: u64 = self.ring.iter().skip(self.passed).map(|batch| batch.joint.lost()).sum();
-        waiting + self.owed_lost
-    }
-
-    /// When the oldest loss was found that is not recorded yet; milliseconds since 1970.
-    pub(crate) fn unrecorded_since_unix_ms(&self) -> Option<u64> {
-        let losses = self.ring.iter().skip(self.passed).filter_map(|batch| batch.joint.lost_since_unix_ms());
-        let owed = self.owed.iter().filter(|_| self.owed_lost > 0);
-        losses.chain(owed.map(|gap| gap.started_unix_ms)).min()
-    }
-
     /// Nothing waits to be stored.
     pub(crate) fn is_empty(&self) -> bool {
         self.ring.len() == self.passed
@@ -211,11 +197,6 @@ impl Chain {
         self.last
     }
 
-    /// When the first item of the last buffered batch was read; milliseconds since 1970.
-    pub(crate) fn last_opened_unix_ms(&self) -> Option<u64> {
-        self.ring.back().map(|batch| batch.opened_unix_ms)
-    }
-
     /// Returns whether the state has been read once, so that [`Self::checkpoint`] is more than an assumption.
     pub(crate) fn was_read(&self) -> bool {
         self.checkpoint.is_some()
@@ -229,32 +210,6 @@ impl Chain {
     /// The batches that wait to be stored and end after `position`.
     pub(crate) fn waiting_after(&self, position: Option<Position>) -> impl Iterator<Item = &Batch> {
         self.ring.iter().skip(self.passed).filter(move |batch| Some(batch.last) > position)
-    }
-
-    /// Since when messages may be missing that no process has; milliseconds since 1970. The state was last written then,
-    /// before this process read it. Without a state, an earlier process read its last batch then.
-    pub(crate) fn since_unix_ms(&self) -> Option<u64> {
-        self.since_unix_ms.or(self.recovered_unix_ms.map(|(_, last)| last))
-    }
-
-    /// Since when messages may be missing that an earlier process left on disk; milliseconds since 1970.
-    pub(crate) fn spooled_since_unix_ms(&self) -> Option<u64> {
-        self.since_unix_ms.or(self.recovered_unix_ms.map(|(first, _)| first))
-    }
-
-    /// Since when messages are missing if this waiting batch is given up, with the gap before it; milliseconds since 1970.
-    pub(crate) fn missing_since_unix_ms(&self, batch: &Batch) -> u64 {
-        let before = match &batch.joint {
-            Joint::Gap(gap) => Some(gap.started_unix_ms),
-            Joint::Start => self.since_unix_ms(),
-            Joint::Follows(_) => None,
-        };
-        before.map_or(batch.opened_unix_ms, |before| before.min(batch.opened_unix_ms))
-    }
-
-    /// An earlier process left batches on disk. It read the first and the last of them at these times.
-    pub(crate) fn on_recovered(&mut self, first_unix_ms: u64, last_unix_ms: u64) {
-        self.recovered_unix_ms = Some((first_unix_ms.min(last_unix_ms), last_unix_ms));
     }
 
     /// Makes this item the contiguous predecessor of the next one, whichever instance stored it.
@@ -365,33 +320,6 @@ impl Chain {
         Some((prev, gap, batch))
     }
 
-    /// The gap that may be between the checkpoint and the first waiting batch.
-    fn missing(&self, now_unix_ms: u64) -> Gap {
-        let at = self.checkpoint();
-        let own = self.ring.get(self.passed).and_then(|front| match &front.joint {
-            Joint::Gap(gap) => Some(gap.clone()),
-            Joint::Start if at.is_some() && self.went_back.is_none() => Some(Gap {
-                cause: GapCause::Restart,
-                detail: "tidegate was not running".to_owned(),
-                started_unix_ms: self.since_unix_ms().unwrap_or(now_unix_ms),
-                ended_unix_ms: front.opened_unix_ms,
-                dropped: 0,
-            }),
-            _ => None,
-        });
-        // Messages lost in the spool were read after the batch before them, though the loss may be found only now.
-        let since = own.iter().chain(&self.owed).any(|gap| gap.cause == GapCause::SpoolCorrupt);
-        let since = self.since_unix_ms.filter(|_| since);
-        // The state's reason is the gravest; messages given up here are the least.
-        let known = self.went_back.clone().into_iter().chain(own).chain(self.owed.clone());
-        let mut gap =
-            known.reduce(Gap::with).unwrap_or_else(|| went_back(at, self.since_unix_ms, now_unix_ms));
-        gap.started_unix_ms = since.map_or(gap.started_unix_ms, |since| since.min(gap.started_unix_ms));
-        // Two clocks may have dated it, or one that went back.
-        let ended_unix_ms = gap.ended_unix_ms;
-        gap.until(ended_unix_ms)
-    }
-
     /// The connection ended: sent batches will not be answered.
     pub(crate) fn on_disconnected(&mut self) {
         self.sent = self.passed;
@@ -401,23 +329,6 @@ impl Chain {
     /// Takes all batches out, for another chain to append.
     pub(crate) fn take_batches(&mut self) -> VecDeque<Batch> {
         std::mem::take(self).ring
-    }
-
-    /// Notes that something may be missing before the next batch that is sent with a gap.
-    pub(crate) fn owe(&mut self, gap: Gap) {
-        self.owed = Some(match self.owed.take() {
-            Some(owed) => owed.with(gap),
-            None => gap,
-        });
-    }
-
-    /// Owes the record of messages that are lost with a damaged spool, if no batch takes their place.
-    pub(crate) fn owe_lost(&mut self, gap: Gap) {
-        self.owed_lost += gap.dropped;
-        self.owed = Some(match self.owed.take() {
-            Some(owed) => gap.with(owed),
-            None => gap,
-        });
     }
 
     /// Removes the items at or after `border`; the other route assigns their positions. Returns their number of
@@ -510,22 +421,5 @@ impl Chain {
             self.passed -= 1;
             self.sent -= 1;
         }
-    }
-}
-
-fn went_back(position: Option<Position>, since_unix_ms: Option<u64>, now_unix_ms: u64) -> Gap {
-    let (cause, detail) = match position {
-        None => (GapCause::StateLost, "the route's state was missing on the destination".to_owned()),
-        Some(position) => (
-            GapCause::DestinationWentBack,
-            format!("the destination went back to {position}; entries that were stored after it are lost"),
-        ),
-    };
-    Gap {
-        cause,
-        detail,
-        started_unix_ms: since_unix_ms.unwrap_or(now_unix_ms),
-        ended_unix_ms: now_unix_ms,
-        dropped: 0,
     }
 }

@@ -18,7 +18,7 @@ use crate::event::GapCause;
 use crate::logs::LogCode;
 use crate::position::{AnchorId, Position};
 use crate::rt::Moment;
-use crate::source::replication::epochs::Histories;
+use crate::source::replication::histories::Histories;
 
 /// Progress of the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl Engine {
         if !self.reading.is_open() {
             self.close_reading();
         } else if self.is_replication() {
-            self.reading.finished = self.reading.complete_until();
+            self.reading.finished = self.complete_unix_ms(now);
             self.leave_tap(now);
         } else {
             self.drop_opening();
@@ -166,9 +166,13 @@ impl Engine {
         self.changed();
     }
 
-    /// The fence has come: everything is read that was published before the stop.
+    /// The fence has come: everything is read that was published on this server before the stop. Another server may be the
+    /// master by then.
     pub(super) fn on_fence(&mut self, now: Moment) {
-        self.reading.finished = self.reading.fenced;
+        let certain = self.reading.is_master_until();
+        let finished =
+            self.reading.fenced.map(|fenced| certain.map_or(fenced, |certain| certain.min(fenced)));
+        self.reading.finished = finished.map(|finished| now.unix_ms_of(finished));
         self.close_reading();
         self.flush_builder();
         self.gap = Some(stopped("tidegate was stopped", now));
@@ -282,7 +286,7 @@ impl Engine {
         for mut batch in own {
             if Some(batch.last) <= given {
                 if elsewhere {
-                    let gap = stale.get_or_insert_with(|| behind(batch.opened_unix_ms));
+                    let gap = stale.get_or_insert_with(|| behind(batch.complete_unix_ms));
                     gap.dropped += batch.events;
                 } else {
                     // Another instance stored it behind the border before this route was heard of.

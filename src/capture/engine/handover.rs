@@ -30,7 +30,7 @@ use super::spill::Spill;
 use crate::capture::batch::gap::Gap;
 use crate::position::{AnchorId, Position};
 use crate::source::replication::ReplicationOffset;
-use crate::source::replication::epochs::Histories;
+use crate::source::replication::histories::Histories;
 use crate::spool::Spool;
 
 /// The state that a capture leaves to its successor.
@@ -42,7 +42,8 @@ pub(in crate::capture) struct Carried {
     pub(in crate::capture) spill: Spill,
     /// True if nothing is missing between the last batch and the border.
     pub(in crate::capture) contiguous: bool,
-    /// The gap that may be there. Without a gap and not contiguous, this route never had a window.
+    /// The gap before the successor's first item, if the items are not contiguous. With neither, the route never had a
+    /// window.
     pub(in crate::capture) gap: Option<Gap>,
     /// True if it was the leader.
     pub(in crate::capture) leader: bool,
@@ -148,7 +149,7 @@ impl Handover {
         self.0.changed.notify_waiters();
     }
 
-    /// Says the lowest epoch that may be handed out, as the predecessor knows it.
+    /// Sets the lowest epoch that the predecessor allows.
     pub(in crate::capture) fn set_floor(&self, floor: u64) {
         self.0.floor.store(floor, Ordering::Relaxed);
     }
@@ -168,7 +169,7 @@ impl Handover {
         self.talk().left.clone()
     }
 
-    /// Says the predecessor's last word.
+    /// Gives the successor the predecessor's final state.
     pub(in crate::capture) fn end(&self, ended: Box<Ended>) {
         self.talk().ended = Some(ended);
         self.0.changed.notify_waiters();

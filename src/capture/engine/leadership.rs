@@ -17,7 +17,7 @@
 use std::time::{Duration, Instant};
 
 use super::chain::Coverage;
-use crate::capture::append::state::RankedRevision;
+use crate::capture::append::state::revision::RankedRevision;
 use crate::position::Position;
 use crate::server::Error;
 use crate::server::resp::{self, Value};

@@ -1,4 +1,4 @@
-//! A route among the instances that run the same one: the leader and the checkpoint.
+//! The other instances of the route: who leads, and which checkpoint they have reached.
 
 use std::time::Instant;
 
@@ -173,7 +173,7 @@ impl Engine {
         let front = self.chain.waiting_after(None).next().or(self.spill.front());
         let since = front.map(|batch| self.chain.missing_since_unix_ms(batch));
         let since = since.or(self.chain.since_unix_ms().filter(|_| !self.spill.is_empty()));
-        let given_up = self.chain.clear() + self.spill.clear();
+        let given_up = self.clear_buffered();
         self.forget_tap();
         self.give_up(given_up);
         if self.reading.is_open() {

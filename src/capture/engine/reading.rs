@@ -17,7 +17,7 @@
 //! is no gap. If the old one stays silent for a moment after the new one is open, it is given up.
 
 mod ended;
-mod epochs;
+mod epoch_check;
 pub(super) mod ingest;
 pub(super) mod replication;
 
@@ -32,8 +32,8 @@ use crate::rt::Moment;
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error};
 use replication::{Linked, ReplicationReading};
 
-/// A window without a message for so long is silent. Longer than a pause of 3 s and the second of an idle heartbeat;
-/// short enough to notice a stopped server within 5 s.
+/// A window without a message for this time is silent. Longer than a pause of 3 s and the interval of an idle heartbeat
+/// (1 s); short enough to notice a stopped server within 5 s.
 const SILENCE: Duration = Duration::from_millis(4500);
 /// How long a silent window may stay silent beside an open new one: the new one's anchor is published on the server by
 /// then, and a working window delivers it.
@@ -51,6 +51,8 @@ pub(super) struct Reading {
     pub(super) heartbeat_unix_ms: Option<u64>,
     /// When the last heartbeat that came back was sent: nothing published before is missing.
     pub(super) beat_sent: Option<Instant>,
+    /// When the last window or link was asked for.
+    pub(super) asked: Instant,
     /// True if the last link was silent: the next one goes to a server of the other role.
     pub(super) avoids_preferred: bool,
     /// The last report of the heartbeat's task.
@@ -58,9 +60,10 @@ pub(super) struct Reading {
     /// Number of demotions of the source that were seen before the window opened.
     opened_at_demotions: u64,
     pub(super) opened_before: bool,
-    /// When the fence of a stop was asked for, and until when nothing is missed once it has come.
+    /// When the fence of a stop was asked for.
     pub(super) fenced: Option<Instant>,
-    pub(super) finished: Option<Instant>,
+    /// Until when nothing is missed, once reading has ended in order; milliseconds since 1970.
+    pub(super) finished: Option<u64>,
     /// In replication mode: the gap if the source no longer holds the messages published meanwhile.
     pub(super) away: Option<Gap>,
 }
@@ -110,7 +113,7 @@ pub(super) enum ReaderOpening {
 pub(super) struct Open {
     /// Its first position.
     pub(super) anchor: Position,
-    /// When it was opened.
+    /// When it was asked for: every message that it has was published later, if it does not continue an earlier one.
     pub(super) since: Instant,
     /// A window's latest item.
     pub(super) last: Position,
@@ -130,10 +133,10 @@ pub(super) struct Open {
 
 impl Open {
     /// Something that begins behind this anchor.
-    fn new(anchor: Position, tap: Option<ReplicationReading>, now: Moment) -> Self {
+    fn new(anchor: Position, tap: Option<ReplicationReading>, since: Instant, now: Moment) -> Self {
         Self {
             anchor,
-            since: now.at,
+            since,
             last: anchor,
             heard: now,
             complete_until: None,
@@ -175,6 +178,7 @@ impl Reading {
             error: None,
             heartbeat_unix_ms: None,
             beat_sent: None,
+            asked: now,
             avoids_preferred: false,
             heartbeat: HeartbeatReport::default(),
             opened_at_demotions: 0,
@@ -204,8 +208,14 @@ impl Reading {
             return open.complete_until;
         }
         let sent = self.beat_sent.map_or(open.since, |sent| sent.max(open.since));
-        let certain = self.heartbeat.confirmed.map(|at| at.max(open.since));
-        Some(certain.map_or(sent, |at| at.min(sent)))
+        Some(self.is_master_until().map_or(sent, |at| at.min(sent)))
+    }
+
+    /// Until when the server that is read is certain to be the master. `None` if nothing is read, or nothing was
+    /// confirmed so far.
+    pub(super) fn is_master_until(&self) -> Option<Instant> {
+        let open = self.open.as_ref()?;
+        open.complete_until.or_else(|| self.heartbeat.confirmed.map(|at| at.max(open.since)))
     }
 
     /// The tap that is open.
@@ -267,6 +277,20 @@ impl Reading {
 }
 
 impl Engine {
+    /// Until when nothing is missed; milliseconds since 1970. `None` if nothing is open. A link may continue an earlier
+    /// one, over which the last heartbeat came back: it has older messages than itself.
+    pub(super) fn complete_unix_ms(&self, now: Moment) -> Option<u64> {
+        let complete = now.unix_ms_of(self.reading.complete_until()?);
+        if !self.is_replication() {
+            return Some(complete);
+        }
+        let before = match self.reading.beat_sent {
+            Some(sent) => Some(now.unix_ms_of(sent)),
+            None => self.chain.since_unix_ms(),
+        };
+        Some(before.map_or(complete, |before| before.min(complete)))
+    }
+
     /// Returns whether the open window or tap is to be read.
     pub(in crate::capture) fn reads(&self) -> bool {
         self.reading.open.as_ref().is_some_and(|open| open.behind.is_none() && !open.paused)
@@ -277,6 +301,9 @@ impl Engine {
         if !matches!(self.reading.opening, ReaderOpening::Waiting(until) if until <= now.at) {
             return;
         }
+        self.reading.asked = now.at;
+        // Of a successor's anchor that was read as the border and is none any more, only its number was kept free.
+        self.raise_floor(self.given().map_or(0, |given| given.epoch.number + 1));
         self.take_floor();
         if self.floor > Epoch::MAX_NUMBER {
             return self.on_used_up(now);
@@ -296,7 +323,7 @@ impl Engine {
         self.reading.backoff.reset();
         let until = self.reading.heartbeat.confirmed.and_then(|_| self.reading.complete_until());
         if let Some(open) = &mut self.reading.open {
-            // Without a confirmation so far, no more is certain than that it was the master at first.
+            // Without a confirmation it is only certain that the server was the master when the window opened.
             open.complete_until.get_or_insert(until.unwrap_or(open.since));
         }
         if let ReaderOpening::Waiting(until) = &mut self.reading.opening {
@@ -327,6 +354,7 @@ impl Engine {
 
     /// Reads a window from now on that was opened.
     fn adopt(&mut self, anchor: Position, now: Moment) {
+        let since = self.reading.asked;
         self.effect(Effect::Adopt);
         self.reading.opening = ReaderOpening::Idle;
         self.reading.opened_at_demotions = self.reading.heartbeat.demotions;
@@ -339,8 +367,9 @@ impl Engine {
         self.raise_floor(anchor.epoch.number + 1);
         let joint = self.gap.take().map_or(Joint::Start, |gap| Joint::Gap(gap.until(now.unix_ms)));
         self.flush_builder();
+        self.builder.set_complete(now.unix_ms_of(since));
         self.builder.open_window(anchor, joint, now);
-        self.reading.open = Some(Open::new(anchor, None, now));
+        self.reading.open = Some(Open::new(anchor, None, since, now));
         let notice = Notice::info(LogCode::SessionOpened, "the capture is subscribed")
             .of(Side::Source)
             .position(Some(anchor));
@@ -362,7 +391,7 @@ impl Engine {
         self.reading.opening = ReaderOpening::Waiting(now.at + wait);
         match &self.reading.open {
             None => self.reading.error = Some(error.with_hint()),
-            // What stands in the way now is more than what was found when the open one fell silent.
+            // The present obstacle adds to the reason for which the open window is silent.
             Some(open) if open.silent => {
                 let why = error.with_hint();
                 self.reading.error =
@@ -415,7 +444,7 @@ impl Engine {
         self.stop_reading(ReaderOpening::Closed);
     }
 
-    /// Stops reading: messages are another instance's from here on.
+    /// Stops reading: another instance reads from here on.
     pub(super) fn hold_reading(&mut self) {
         self.stop_reading(ReaderOpening::Held);
     }

@@ -63,8 +63,8 @@ pub(in crate::capture) struct CaptureSnapshot {
     pub(in crate::capture) tried: bool,
     /// True if a successor shows the route's state by now.
     pub(in crate::capture) ends: bool,
-    /// Under which revision this instance writes, while it does: only that one trims.
-    pub(in crate::capture) writes_as: Option<String>,
+    /// The revision under which this instance may trim, if it may.
+    pub(in crate::capture) trims_under: Option<String>,
 }
 
 /// The connection to one of the two servers.
@@ -97,7 +97,6 @@ impl Engine {
         self.report.state = Some((state, since_unix_ms));
         let held = self.in_hand();
         let leader = self.leadership.is_leader();
-        let writes = leader && self.ending == Ending::Running;
         let gap_since = self.gap.as_ref().map(|gap| gap.started_unix_ms);
         let silent_since =
             self.reading.open.as_ref().filter(|open| open.silent).map(|open| open.heard.unix_ms);
@@ -138,7 +137,7 @@ impl Engine {
             process: self.ledger.process(held),
             tried: reading.was_tried() && writing.was_tried(),
             ends: matches!(self.ending, Ending::HandingOver(_) | Ending::HandedOver),
-            writes_as: self.revision.as_ref().filter(|_| writes).map(ToString::to_string),
+            trims_under: self.trims_under().map(ToString::to_string),
         }
     }
 

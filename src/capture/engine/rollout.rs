@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 use super::handover::Border;
 use super::writing::Ask;
 use super::{Engine, Notice};
-use crate::capture::append::state::{RankedRevision, StoredState};
+use crate::capture::append::state::StoredState;
+use crate::capture::append::state::revision::RankedRevision;
 use crate::capture::batch::gap::Gap;
 use crate::event::GapCause;
 use crate::logs::LogCode;
@@ -82,7 +83,7 @@ impl Rollout {
         }
     }
 
-    /// Returns whether this instance may write, as far as configurations go.
+    /// Returns whether this configuration may write.
     pub(crate) fn may_write(&self) -> bool {
         !self.is_outdated() && *self != Self::Yields
     }
@@ -313,7 +314,7 @@ impl Engine {
             return;
         }
         self.flush_builder();
-        let others = self.chain.clear() + self.spill.clear();
+        let others = self.clear_buffered();
         self.count_deduplicated(others);
         self.gap = None;
         self.hold_reading();
@@ -323,7 +324,7 @@ impl Engine {
     }
 }
 
-/// Returns whether the state has come to an anchor and no further.
+/// Returns whether the checkpoint is exactly at an anchor.
 fn stands_at(state: &StoredState, anchor: AnchorId) -> bool {
     state.position.is_some_and(|position| position.epoch.anchor == anchor && position.ordinal == 0)
 }

@@ -19,9 +19,15 @@
 //! - A stretch of the spool is damaged: a *loss* takes its place in the chain, a batch without messages with the loss
 //!   as its gap. It is recorded like any other gap, at once and with no message behind it.
 
+mod disk_only;
+mod reading;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use disk_only::DiskOnly;
+use reading::SpillReading;
 
 use super::chain::Chain;
 use crate::capture::batch::gap::{Gap, Joint};
@@ -29,7 +35,7 @@ use crate::capture::batch::{AppendOptions, Batch};
 use crate::event::GapCause;
 use crate::position::Position;
 use crate::rt::Moment;
-use crate::spool::{Damage, Piece, Record, SpoolDone, SpoolError, SpoolRequest};
+use crate::spool::{Record, Recovered, SpoolDone, SpoolError, SpoolRequest};
 
 /// Items that wait for so long are written: fsync's interval, so that a crash of the process costs no more than one of
 /// the machine.
@@ -72,6 +78,8 @@ pub(crate) struct Spill {
     disk_only: Option<Position>,
     /// The last item that an earlier process wrote.
     recovered: Option<Position>,
+    /// Messages of an earlier process that are on disk and not read, and those that a damage there has lost.
+    unread: u64,
     /// The last item given up. Items in the log up to it are not read again.
     given_up: Option<Position>,
     /// Deletion of given-up items is due up to here.
@@ -97,15 +105,16 @@ pub(crate) struct Spill {
 }
 
 impl Spill {
-    /// With a spool in which an earlier process left records up to `last`, in this many bytes.
-    pub(crate) fn with_spool(last: Option<Position>, bytes: u64) -> Self {
+    /// With a spool in which an earlier process left records up to `last`.
+    pub(crate) fn with_spool(last: Option<Position>, recovered: &Recovered) -> Self {
         Self {
             enabled: true,
             journal: last.is_some(),
             written: last,
             disk_only: last,
             recovered: last,
-            bytes,
+            unread: recovered.events.saturating_add(recovered.lost_events),
+            bytes: recovered.bytes,
             ..Self::default()
         }
     }
@@ -303,6 +312,7 @@ impl Spill {
             }
             SpoolDone::Released { bytes } => self.bytes = bytes,
         }
+        self.unread = self.unread.saturating_sub(outcome.recovered);
         self.settle(chain, room);
         outcome
     }
@@ -355,10 +365,10 @@ impl Spill {
         (events + more, before.or(gap))
     }
 
-    /// Gives up everything: another configuration's instance stores it. Returns how many messages that
-    /// were.
-    pub(crate) fn clear(&mut self) -> u64 {
-        let events = self.tail_events() + self.disk_only_batches.take_all() + self.unrecorded_events();
+    /// Gives up everything: another configuration's instance stores it.
+    pub(crate) fn clear(&mut self) -> ClearedSpill {
+        let known = self.tail_events() + self.disk_only_batches.take_all() + self.unrecorded_events();
+        let unread = std::mem::take(&mut self.unread);
         self.given_up = self.given_up.max(self.last()).max(self.written);
         if self.bytes > 0 {
             self.discarded = self.written;
@@ -367,203 +377,14 @@ impl Spill {
         self.damage = None;
         (self.tail_bytes, self.disk_only) = (0, None);
         self.reading = false;
-        events
+        ClearedSpill { events: known + unread, unread }
     }
 }
 
-/// Items read from the spool, on their way into the chain.
-struct SpillReading<'a> {
-    spill: &'a mut Spill,
-    chain: &'a mut Chain,
-    options: &'a Arc<AppendOptions>,
-    now: Moment,
-    outcome: &'a mut SpillOutcome,
-}
-
-impl SpillReading<'_> {
-    fn take(mut self, pieces: Vec<Piece>) {
-        let ended = pieces.is_empty();
-        for piece in pieces {
-            match piece {
-                Piece::Record(record) => self.record(&record),
-                Piece::Damage(damage) => self.damage(&damage),
-            }
-        }
-        if ended {
-            return self.end();
-        }
-        if self.spill.disk_only <= self.known() && self.spill.damage.is_none() {
-            self.spill.disk_only = None;
-            let left = self.spill.disk_only_batches.take_all();
-            if left > 0 {
-                let detail = format!("{left} more messages of the spool are lost");
-                self.chain.owe_lost(self.gap(detail, left));
-            }
-        }
-    }
-
-    /// The last item that is in memory, was stored, or was given up.
-    fn known(&self) -> Option<Position> {
-        self.chain.last().max(self.spill.given_up)
-    }
-
-    fn record(&mut self, record: &Record) {
-        let last = Position::from_bytes(record.mark);
-        // A batch is written before it leaves memory, so the log begins with batches that are in memory, too.
-        if Some(last) <= self.known() {
-            return;
-        }
-        let Ok(mut batch) = Batch::decode(&record.body, self.now.at) else {
-            let detail = format!("another version of tidegate wrote the record at {last}");
-            return self.lost(None, Some(last), Some(record.events), &detail);
-        };
-        let lost = self.spill.disk_only_batches.take_before(last);
-        if let Some(gap) = self.spill.damage.take() {
-            // The time of the damage is known from the records around it, and not from its discovery.
-            let gap = gap.until(batch.opened_unix_ms);
-            let gap = Gap { dropped: gap.dropped + lost, ..gap };
-            match &mut batch.joint {
-                Joint::Follows(before) if Some(*before) > self.chain.last() => self.push_loss(*before, gap),
-                Joint::Follows(_) => self.chain.owe_lost(gap),
-                joint @ Joint::Start => *joint = Joint::Gap(gap),
-                Joint::Gap(own) if own.dropped == 0 => *own = gap.with(own.clone()),
-                // Its losses are counted already.
-                Joint::Gap(_) => self.chain.owe_lost(gap),
-            }
-        } else if lost > 0 {
-            self.chain.owe_lost(self.gap(format!("{lost} messages of the spool are lost"), lost));
-        }
-        if Some(last) <= self.spill.recovered {
-            self.outcome.recovered += batch.events;
-        } else {
-            self.spill.disk_only_batches.take_up_to(last);
-        }
-        self.chain.push(batch);
-    }
-
-    fn push_loss(&mut self, last: Position, gap: Gap) {
-        self.chain.push(Batch::of_loss(last, gap, self.now, self.options.clone()));
-    }
-
-    fn damage(&mut self, damage: &Damage) {
-        let upto = damage.upto.map(Position::from_bytes);
-        if upto.is_some() && upto <= self.known() {
-            // Everything in it is in memory, or was given up before.
-            return;
-        }
-        let file = damage.file.display();
-        let Damage { offset, bytes, detail, .. } = damage;
-        let detail = format!("{bytes} bytes at byte {offset} of {file}: {detail}");
-        self.lost(damage.after.map(Position::from_bytes), upto, damage.events, &detail);
-    }
-
-    /// A loss behind the last record read.
-    fn gap(&self, detail: String, dropped: u64) -> Gap {
-        let now = self.now.unix_ms;
-        let since = self.chain.last_opened_unix_ms().or(self.chain.spooled_since_unix_ms());
-        let since = since.map_or(now, |since| since.min(now));
-        Gap { ended_unix_ms: now, dropped, ..Gap::begins(GapCause::SpoolCorrupt, detail, since) }
-    }
-
-    /// Messages are lost. They stay counted as received: a loss in the chain or the next gap carries them.
-    fn lost(&mut self, after: Option<Position>, upto: Option<Position>, events: Option<u64>, detail: &str) {
-        // Messages of this process were counted as received when they were read: those not read again are lost. Those
-        // of an earlier process are counted now.
-        let Spill { recovered, disk_only_batches, .. } = &*self.spill;
-        let own = recovered.is_none() || after >= *recovered;
-        let known = upto.map_or(0, |upto| disk_only_batches.events_up_to(upto));
-        let (lost, earlier) = match events {
-            _ if own => (known, 0),
-            Some(events) => (events, events.saturating_sub(known)),
-            None => (0, 0),
-        };
-        self.outcome.recovered += earlier;
-        let detail = match (own, events, upto) {
-            (true, _, Some(_)) | (false, Some(_), _) => {
-                format!("{lost} messages of the spool are lost: {detail}")
-            }
-            _ => format!("messages of the spool are lost: {detail}"),
-        };
-        let gap = self.gap(detail.clone(), earlier);
-        self.outcome.damaged.push(detail);
-        let gap = match self.spill.damage.take() {
-            Some(before) => before.with(gap),
-            None => gap,
-        };
-        match upto {
-            // Nothing readable follows in the log.
-            Some(upto) if Some(upto) >= self.spill.disk_only => {
-                let lost = self.spill.disk_only_batches.take_all();
-                self.push_loss(upto, Gap { dropped: gap.dropped + lost, ..gap });
-            }
-            _ => self.spill.damage = Some(gap),
-        }
-    }
-
-    /// The log has no more records, and not everything that was on disk only has been read.
-    fn end(&mut self) {
-        let Some(upto) = self.spill.disk_only else { return };
-        let left = self.spill.disk_only_batches.events;
-        if left > 0 {
-            self.lost(self.known(), Some(upto), Some(left), "the end of the spool is missing");
-        } else if let Some(gap) = self.spill.damage.take() {
-            if Some(upto) > self.chain.last() { self.push_loss(upto, gap) } else { self.chain.owe_lost(gap) }
-        }
-        self.spill.disk_only = None;
-    }
-}
-
-/// The batches that are on disk only: how many messages each has, so that a loss is known exactly.
-#[derive(Debug, Default)]
-struct DiskOnly {
-    /// Oldest first. Neighbours are merged if there are too many.
-    batches: VecDeque<(Position, u64)>,
-    events: u64,
-}
-
-/// Batches on disk that are counted one by one: some 2 MiB of memory.
-const DISK_ONLY: usize = 1 << 16;
-
-impl DiskOnly {
-    fn push(&mut self, last: Position, events: u64) {
-        if self.batches.len() >= DISK_ONLY {
-            let all = std::mem::take(&mut self.batches);
-            let mut all = all.into_iter();
-            while let Some((last, events)) = all.next() {
-                let merged = all.next().map_or((last, events), |(last, more)| (last, events + more));
-                self.batches.push_back(merged);
-            }
-        }
-        self.events += events;
-        self.batches.push_back((last, events));
-    }
-
-    /// Messages of the batches up to one.
-    fn events_up_to(&self, last: Position) -> u64 {
-        self.batches.iter().take_while(|(at, _)| *at <= last).map(|(_, events)| events).sum()
-    }
-
-    fn take_while(&mut self, wanted: impl Fn(Position) -> bool) -> u64 {
-        let mut taken = 0;
-        while let Some((at, events)) = self.batches.front().copied()
-            && wanted(at)
-        {
-            self.batches.pop_front();
-            taken += events;
-        }
-        self.events -= taken;
-        taken
-    }
-
-    fn take_before(&mut self, last: Position) -> u64 {
-        self.take_while(|at| at < last)
-    }
-
-    fn take_up_to(&mut self, last: Position) -> u64 {
-        self.take_while(|at| at <= last)
-    }
-
-    fn take_all(&mut self) -> u64 {
-        self.take_while(|_| true)
-    }
+/// The messages that were given up with everything behind the chain.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClearedSpill {
+    pub(crate) events: u64,
+    /// Number of these that an earlier process had left and this one has not read: they are not counted as received.
+    pub(crate) unread: u64,
 }

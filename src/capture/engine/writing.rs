@@ -1,6 +1,7 @@
 //! The writing side: the connection to the destination, the calls on their way, and the meaning of replies.
 
-mod memory_limit;
+mod maxmemory;
+mod state_time;
 mod stumbling;
 
 use std::collections::VecDeque;
@@ -9,11 +10,11 @@ use std::time::{Duration, Instant};
 use super::chain::ReplyStep;
 use super::{Effect, Engine, Notice, Side};
 use crate::capture::append::call::{Append, AppendOutcome};
-use crate::capture::append::state::{RankedRevision, StoredState};
+use crate::capture::append::state::StoredState;
+use crate::capture::append::state::revision::RankedRevision;
 use crate::logs::LogCode;
-use crate::position::Position;
 use crate::rt::Moment;
-use crate::server::resp::{self, Value};
+use crate::server::resp::Value;
 use crate::server::{BLOCKED_RETRY, Backoff, Class, Error, Hash};
 use stumbling::Stumbling;
 
@@ -24,9 +25,6 @@ const UNSENT_BYTES: usize = 2 * 1024 * 1024;
 /// Longest time for the answer to a question: with the second between questions, a stopped server is noticed within 5
 /// s.
 const ASK_DEADLINE: Duration = Duration::from_secs(3);
-/// Interval of renewing the state's time while nothing is appended. It dates the gap of a restart, which should not
-/// begin at the last event of a quiet channel.
-const TOUCH: Duration = Duration::from_secs(10);
 
 /// The writing side.
 #[derive(Debug)]
@@ -184,7 +182,7 @@ impl Writing {
         }
     }
 
-    /// `epochs.lua`, as the connection knows it.
+    /// `histories.lua`, as the connection knows it.
     pub(super) fn epochs_hash(&self) -> Option<Hash> {
         match &self.link {
             DestinationLink::Up(up) => Some(up.scripts.epochs),
@@ -471,43 +469,6 @@ impl Engine {
         let DestinationLink::Up(up) = &mut self.writing.link else { return };
         up.questions.extend_from_slice(call);
         up.sent.push_back(SentCall { at: now.at, due: now.at + ASK_DEADLINE, what: AskedOf::Asked(what) });
-    }
-
-    /// Renews the state's time, which dates the gap of a restart. The time stands still while a gap is open, and while
-    /// items or a gap's record wait to be stored.
-    fn touch(&mut self, now: Moment) {
-        let watching = self.reading.watched_from().is_some()
-            && self.holds_nothing()
-            && self.chain.checkpoint().is_some();
-        let due = now.at.saturating_duration_since(self.writing.touched) >= TOUCH;
-        if watching && due && self.leadership.is_leader() {
-            self.writing.touched = now.at;
-            self.date_state(self.reading.complete_until().unwrap_or(now.at), None, now);
-        }
-    }
-
-    /// Everything was read and stored that was published before a stop: the gap of the restart begins then, and its
-    /// record says that the restart was planned.
-    pub(super) fn date_stop(&mut self, now: Moment) {
-        if self.leadership.is_leader()
-            && self.is_drained()
-            && let Some(until) = self.reading.finished.take()
-        {
-            self.date_state(until, self.chain.checkpoint(), now);
-        }
-    }
-
-    /// Writes the state's time, and the position at which a stop has ended.
-    fn date_state(&mut self, at: Instant, stopped: Option<Position>, now: Moment) {
-        let at = now.unix_ms_of(at).to_string();
-        let stopped = stopped.map(|position| position.to_string());
-        let mut command: Vec<&[u8]> = vec![b"HSET", &self.settings.keys.state, b"at", at.as_bytes()];
-        if let Some(stopped) = &stopped {
-            command.extend([b"stopped".as_slice(), stopped.as_bytes()]);
-        }
-        let mut call = Vec::new();
-        resp::command(&mut call, &command);
-        self.ask(Ask::Note, now, &call);
     }
 
     /// Writes calls behind the `unsent` bytes in `out`: questions, every full batch, and the open one if nothing else

@@ -49,7 +49,7 @@ pub(crate) struct AcknowledgedTrimming {
     capture: Arc<Capture>,
     keys: CaptureKeys,
     /// The revision under which this instance writes, while it does.
-    writes_as: watch::Receiver<Option<String>>,
+    trims_under: watch::Receiver<Option<String>>,
     metrics: CaptureMetrics,
     slot: Slot,
     log: Limited,
@@ -81,14 +81,14 @@ impl AcknowledgedTrimming {
     pub(crate) fn new(
         capture: Arc<Capture>,
         keys: CaptureKeys,
-        writes_as: watch::Receiver<Option<String>>,
+        trims_under: watch::Receiver<Option<String>>,
         metrics: CaptureMetrics,
         slot: Slot,
     ) -> Self {
         Self {
             capture,
             keys,
-            writes_as,
+            trims_under,
             metrics,
             slot,
             log: Limited::new(),
@@ -117,7 +117,7 @@ impl AcknowledgedTrimming {
     /// entries in the state.
     pub(crate) async fn step(&mut self, connection: &mut ControlConnection) -> Result<Duration, Error> {
         let capture = self.capture.clone();
-        let (Some(until), true) = (capture.keep.until_acknowledged(), self.writes_as.borrow().is_some())
+        let (Some(until), true) = (capture.keep.until_acknowledged(), self.trims_under.borrow().is_some())
         else {
             self.restart();
             self.show(None);
@@ -156,7 +156,7 @@ impl AcknowledgedTrimming {
     /// Logs that trimming fails, if the route's own connection does not report the reason.
     pub(crate) fn on_failed(&mut self, error: &Error) {
         self.restart();
-        if self.writes_as.borrow().is_none() {
+        if self.trims_under.borrow().is_none() {
             return;
         }
         let text = error.with_hint();
@@ -193,7 +193,7 @@ impl AcknowledgedTrimming {
         stream: &[u8],
     ) -> Result<(), Error> {
         for call in 1..=CALLS {
-            let Some(revision) = self.writes_as.borrow().clone() else { return Ok(()) };
+            let Some(revision) = self.trims_under.borrow().clone() else { return Ok(()) };
             let trimmed = self.call(connection, until, old, stream, &revision).await?;
             if trimmed.outdated {
                 return Ok(());

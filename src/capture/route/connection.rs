@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use crate::capture::append::call::{APPEND, Append, CaptureKeys};
-use crate::capture::append::state::{RankedRevision, StoredState};
+use crate::capture::append::state::StoredState;
+use crate::capture::append::state::revision::RankedRevision;
 use crate::capture::engine::{Connected, LEASE, Scripts};
 use crate::capture::groups;
 use crate::config::{Capture, Endpoint};
 use crate::server::{self, Connection, Error, load_script};
-use crate::source::replication::epochs::EPOCHS;
+use crate::source::replication::histories::EPOCHS;
 
 /// The settings of an append connection.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use super::connection::{AppendConnection, AppendConnectionSettings};
 use super::{CaptureRoute, PendingFuture};
-use crate::capture::append::state::RankedRevision;
+use crate::capture::append::state::revision::RankedRevision;
 use crate::capture::engine::Engine;
 use crate::capture::engine::handover::{Ended, Handover};
 use crate::rt::Moment;

@@ -14,9 +14,9 @@ impl CaptureRoute {
     pub(super) fn show_status(&mut self, now: Moment) {
         let view = self.engine.view(now);
         let bytes = (view.held_bytes + self.source.held_bytes() + self.destination.held_bytes()) as u64;
-        self.writes_as.send_if_modified(|known| {
-            let changed = *known != view.writes_as;
-            known.clone_from(&view.writes_as);
+        self.trims_under.send_if_modified(|known| {
+            let changed = *known != view.trims_under;
+            known.clone_from(&view.trims_under);
             changed
         });
         let metrics = &self.parts.metrics;

@@ -42,7 +42,7 @@ impl World {
                 self.full_turn(which);
                 let now = self.now(which);
                 let routes = &mut self.instances[which].routes;
-                trimming.extend(routes.iter_mut().filter_map(|route| route.engine.view(now).writes_as));
+                trimming.extend(routes.iter_mut().filter_map(|route| route.engine.view(now).trims_under));
             }
             let written = self.model.state.get("revision");
             if trimming.len() <= 1 && trimming.iter().all(|own| written.is_none_or(|written| own >= written))
@@ -204,8 +204,8 @@ impl World {
             (from == "-" || from.as_str() >= before) && to.as_str() <= behind
         };
         let gaps = self.model.streams.get(&self.keys.gaps).into_iter().flatten().filter(inside);
-        // A session's own end is dated by its last heartbeat, and a restart by when the last stored message was read,
-        // which was late on a link that stalled. The date of a state that is lost or went back may be later.
+        // A session's own end and a restart are dated by the last heartbeat. The date of a state that is lost or went back
+        // may be later.
         let dated = [
             "source_disconnected",
             "source_demoted",
@@ -218,8 +218,7 @@ impl World {
             "spool_corrupt",
             "restart",
         ];
-        let dated = |cause: &str| dated.contains(&cause) && !(self.link_stalled && cause == "restart");
-        if !gaps.clone().all(|gap| dated(&field(gap, "cause"))) {
+        if !gaps.clone().all(|gap| dated.contains(&field(gap, "cause").as_str())) {
             return;
         }
         let at = |gap: &Entry, name| field(gap, name).parse::<u64>().unwrap();

@@ -10,7 +10,7 @@ pub(super) enum Call {
     Connect,
     Append,
     Lease,
-    /// epochs.lua.
+    /// histories.lua.
     Epochs,
     /// Plain commands: `HSET`, `HDEL`.
     Plain,

@@ -256,7 +256,6 @@ impl World {
             return;
         }
         self.instances[which].routes[route].stalled = true;
-        self.link_stalled = true;
         for _ in 0..self.rng.u32(..150) {
             self.pass(50);
             if self.rng.u8(..10) == 0 {

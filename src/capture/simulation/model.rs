@@ -125,7 +125,7 @@ impl Model {
         }
     }
 
-    /// Carries out an `EVALSHA` of epochs.lua.
+    /// Carries out an `EVALSHA` of histories.lua.
     pub(super) fn number(&mut self, command: &[Vec<u8>]) -> Value {
         let (id, lowest, wished) = (text(&command[4]), text(&command[5]), text(&command[6]));
         let (lowest, wished): (u64, u64) = (lowest.parse().unwrap(), wished.parse().unwrap());

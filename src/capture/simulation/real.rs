@@ -7,7 +7,7 @@ use crate::capture::append::call::{APPEND, CaptureKeys};
 use crate::server::Hash;
 use crate::server::real::RealServer;
 use crate::server::resp::Value;
-use crate::source::replication::epochs::EPOCHS;
+use crate::source::replication::histories::EPOCHS;
 
 /// A real server with the script.
 pub(super) struct Real {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::capture::dead_letters::LetterFields;
+use crate::capture::requeue::LetterFields;
 use crate::cli::Refusal;
 use crate::config::{Broadcast, Capture, Config, Endpoint, Invalidate, redis_keys};
 use crate::server::{self, ControlConnection, Error};

@@ -1,8 +1,8 @@
 //! A table for an operator, at most 100 columns wide.
 //!
-//! Columns are as wide as what stands in them. The last column is a text of any length: where it does not fit beside
-//! the others it stands below them, indented and broken at spaces. A name that is too long for the first column stands
-//! on a line of its own. So nothing is cut, and a terminal breaks no line.
+//! Columns are as wide as their cells. The last column is a text of any length. If it does not fit beside the others, it
+//! is printed below them, indented and broken at spaces. A name that is too long for the first column gets a line of
+//! its own. So nothing is cut, and a terminal breaks no line.
 
 use crate::text::printable::{self, PrintableLines};
 

@@ -1,5 +1,5 @@
-//! What the daemon does once, before anything runs: files that others can read are told, and as many files may be open
-//! as the system lets it.
+//! Steps before the first route: the daemon warns of password files that others can read, and raises its limit of open
+//! files.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -1,5 +1,5 @@
-//! What the keys and leases of an invalidation must not be: streams of the configuration, and tidegate's own keys under
-//! another prefix. A route that removes them deletes what another one stores or reads.
+//! Names that the keys and leases of an invalidation must not have: streams of the configuration, and tidegate's own keys
+//! under another prefix. A route that removes them deletes data of another route.
 
 use super::loops;
 use super::pattern_overlap::Glob;

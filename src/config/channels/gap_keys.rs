@@ -1,5 +1,5 @@
-//! Where the captures that write an invalidation's stream record their gaps: what was published in a gap is a change that
-//! no entry names.
+//! The keys in which the captures of an invalidation's stream record their gaps. A change that was published in a gap has no
+//! entry, so the invalidation must know of the gap.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::pattern_overlap::Glob;
 use crate::config::redis_keys;
 use crate::config::settings::{Capture, Config, Invalidate};
 
-/// Says it of every invalidation. Nothing is changed where a route is in use already.
+/// Sets the gap keys of every invalidation. A route that is shared by now is left as it is.
 pub(crate) fn find(config: &mut Config) {
     if config.invalidate.is_empty() {
         return;

@@ -30,8 +30,7 @@ pub(crate) fn holders(config: &Config, stream: &str) -> Vec<Holder> {
     written.chain(read).collect()
 }
 
-/// The captures that may hear what is published there of a stream, each with the channel or pattern that it listens to,
-/// for an operator.
+/// The captures that may receive a broadcast of this stream, each with its channel or pattern, in words for an operator.
 #[must_use]
 pub(crate) fn listeners(
     config: &Config,

@@ -159,7 +159,7 @@ pub(crate) fn read_by(broadcast: &Broadcast) -> Glob {
     if broadcast.pattern().is_some() { Glob::parse(stream) } else { Glob::name(stream) }
 }
 
-/// The dead letters of one broadcast that another one reads, or the same.
+/// The dead letters of one broadcast, if another one, or the same one, reads them.
 fn dead_letters_between(config: &Config, one: &Broadcast, other: &Broadcast) -> Option<String> {
     let writes = config.redis.get(&one.source)?;
     let reads = config.redis.get(&other.source)?;
@@ -215,7 +215,7 @@ fn notification_between(config: &Config, from: LoopNode<'_>, to: &Capture) -> Op
     Some(format!("notifications of its keys on {name}, read by the {kind} \"{read}\""))
 }
 
-/// The subscription by which a capture of that server hears what is published; of SPUBLISH only a tap can.
+/// The subscription with which a capture receives these messages. Only a replication stream has those of SPUBLISH.
 pub(crate) fn hears<'c>(
     capture: &'c Capture,
     published: &Glob,

@@ -1,4 +1,4 @@
-//! Which keys on a capture's source tidegate itself writes, so that their notifications are told from others.
+//! The keys that tidegate itself writes on a capture's source, to distinguish their notifications from others.
 //!
 //! What a route does not count, no instance of it may count, or their positions would differ. So this follows from the
 //! configuration alone, and it is part of what counts messages ([`super::super::revision`]). Keys are those of every route
@@ -12,7 +12,7 @@ use crate::config::settings::{Capture, Config, Endpoint, OwnKeys};
 use crate::text::glob;
 use crate::text::template::{Part, Template};
 
-/// Says it of every capture. Nothing is changed where a route is in use already.
+/// Sets `own` of every capture. A route that is shared by now is left as it is.
 pub(crate) fn find(config: &mut Config) {
     let found: Vec<OwnKeys> = config.capture.values().map(|route| of(config, route)).collect();
     for (route, own) in config.capture.values_mut().zip(found) {

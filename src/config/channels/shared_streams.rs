@@ -21,9 +21,9 @@ pub(crate) struct SharedStream {
     pub(crate) stream: String,
 }
 
-/// Each route with the first one before it that keeps another amount of a stream of both.
+/// Each route that shares a stream with an earlier one of a different retention, with the first such route.
 pub(crate) fn find(config: &Config) -> Vec<SharedStream> {
-    // What an invalidation keeps for itself has a name that a route of the same prefix cannot make.
+    // Names that begin with the reserved prefix are tidegate's own, and no route can write them.
     let shareable = |route: &&Capture| {
         let begin = route.stream.parts().first();
         !matches!(begin, Some(Part::Literal(text)) if text.starts_with(&route.reserved))

@@ -1,9 +1,9 @@
 //! The calls of the scripts that read and move the cursor.
 
 use super::PlaceField;
+use crate::invalidate::change::lease::around;
 use crate::invalidate::change::{Change, MOST_KEYS, MOST_WRITES, Write};
-use crate::invalidate::lease::around;
-use crate::invalidate::place::Place;
+use crate::invalidate::cursor::place::Place;
 use crate::invalidate::sweep::Clearing;
 use crate::server::{Hash, resp};
 use crate::stream::EntryId;

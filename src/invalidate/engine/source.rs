@@ -6,20 +6,21 @@ use tokio::time::Instant;
 
 use super::{Effect, Engine, SessionState};
 use crate::event::InvalidateLoss;
+use crate::invalidate::change::keys::{EntryKeys, Rejection};
+use crate::invalidate::cursor::place::Place;
 use crate::invalidate::failure::SessionFailure;
-use crate::invalidate::keys::{EntryKeys, Rejection};
-use crate::invalidate::place::Place;
-use crate::invalidate::reading::QueuedEntry;
+use crate::invalidate::queue::QueuedEntry;
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Script, script};
 use crate::status::RouteEndpoint;
 use crate::stream::EntryId;
 use crate::stream::counters::{Compared, StreamCounters, ask_counters, is_gone};
-use crate::stream::entries::{StreamEntries, entries_of_next_read};
+use crate::stream::entries::StreamEntries;
+use crate::stream::read_size::entries_of_next_read;
 use crate::text::plural;
 
 /// Writes dead letters.
-const DEAD_LETTERS: Script = script!("../dead_letters.lua");
+const DEAD_LETTERS: Script = script!("dead_letters.lua");
 /// Interval between looks at the stream's counts.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the server may wait for entries. Meanwhile nothing else can be asked.

@@ -2,11 +2,11 @@
 
 use tokio::time::Instant;
 
-use super::cache::Adoption;
+use super::adoption::Adoption;
 use super::{Effect, Engine, Places, Standing};
 use crate::event::ReplayTrigger;
-use crate::invalidate::again::Marks;
 use crate::invalidate::cursor::Cursor;
+use crate::invalidate::second_pass::Marks;
 use crate::invalidate::sweep::Clearing;
 use crate::logs::LogCode;
 use crate::stream::counters::StreamCounters;
@@ -43,7 +43,7 @@ impl Engine {
         self.work(found, now);
     }
 
-    /// A session begins, and the cursor has a clear: it is gone on with.
+    /// At the begin of a session, the sweep continues a clear that the cursor names.
     pub(super) fn take_over(&mut self, clearing: Option<Clearing>, now: Instant) {
         let begins = self.session.as_ref().is_some_and(|session| !session.live);
         if let (Some(sweep), Some(clearing), true) = (&mut self.sweep, clearing, begins) {

@@ -9,7 +9,7 @@ use super::{EndpointError, Removal, Removed};
 use crate::invalidate::cursor::on_scanned;
 use crate::invalidate::sweep::{Step, Sweep};
 
-/// What a clear of all keys is about to do.
+/// The next stage of a clear of all keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EverythingStage {
     /// Leases are removed.

@@ -121,7 +121,7 @@ impl InvalidateRoute {
             let route = &self.parts.settings.name;
             tracing::info!(
                 event = LogCode::InvalidateLive.as_str(), %route, stream = %self.parts.settings.stream, position = %pos,
-                suppressed, "the route clears what the entries after this one are about"
+                suppressed, "the route is live: it clears the keys of each entry after this position"
             );
         }
     }

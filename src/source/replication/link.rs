@@ -165,8 +165,8 @@ impl ReplicationLink {
         self.connection.poll_fill(cx)
     }
 
-    /// Until when reading pauses, if it does; `found` says whether the last read brought a wanted command. Bytes that
-    /// arrive meanwhile do not wake the task.
+    /// The end of the pause in reading, if there is one. `found` is whether the last read brought a wanted command. Bytes
+    /// that arrive meanwhile do not wake the task.
     pub(crate) fn rest(&mut self, found: bool, now: Instant) -> Option<Instant> {
         if found {
             self.found = (now, self.stream.boundary());

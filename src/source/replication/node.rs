@@ -39,7 +39,7 @@ impl Info {
     /// Asks a server.
     ///
     /// # Errors
-    /// If it does not answer, or the user may not ask: then nothing is known that one could rely on.
+    /// If it does not answer, or the user may not ask. Nothing is known of the node then.
     pub(super) async fn ask(connection: &mut Connection, endpoint: &Endpoint) -> Result<Self, Error> {
         let deadline = endpoint.response_timeout;
         let reply =

@@ -129,6 +129,8 @@ pub(in crate::spool) fn find<S: Storage>(
     }
     recovered.bytes = segments.iter().map(|segment| segment.bytes).sum();
     recovered.damages = damages.len() as u64;
+    let lost = damages.iter().filter_map(|damage| damage.events);
+    recovered.lost_events = lost.fold(0, u64::saturating_add);
     recovered.cut_bytes = torn.as_ref().map_or(0, |torn| torn.bytes);
     Ok(RecoveredLog { segments, recovered, damages, torn, refused, base, stand, sure, unread })
 }

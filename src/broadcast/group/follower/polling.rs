@@ -25,7 +25,7 @@ impl Follower {
             && self.to_release.is_empty();
         let scan = self.scan.send(may, self.schedule.is_active(now));
         let scan = scan.map(|id| id.to_string()).unwrap_or_default();
-        // Asked once when it comes to rest: from then on XREAD may wait.
+        // Asked once when the group is at rest: then XREAD may wait.
         let rests = self.is_at_rest() && !self.tail_asked && !self.schedule.is_active(now);
         let tells = rests || self.missing || self.watch.is_due(self.read, now);
         let tells: &[u8] = if tells { b"1" } else { b"" };
@@ -54,18 +54,7 @@ impl Follower {
         let leads = egress.leads;
         let publisher = &mut *egress.publisher;
         let Some(mut state) = GroupState::read(reply)? else {
-            // Entries read were not acknowledged, and a group that is made again gets them again. Holes stay.
-            if self.max_ack_pending.is_none() {
-                self.forget(publisher.end());
-                self.watch.on_moved((publisher.end(), publisher.cursor_count()));
-            }
-            self.read = publisher.end();
-            self.state = None;
-            self.tail = None;
-            self.schedule.slow(now);
-            let found = if self.missing { Vec::new() } else { vec![GroupEvent::NoGroup] };
-            self.missing = true;
-            return Ok(found);
+            return Ok(self.on_no_group(publisher, now).into_iter().collect());
         };
         let mut found = Vec::new();
         if self.state.is_none() {

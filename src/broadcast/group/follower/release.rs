@@ -11,7 +11,8 @@ use crate::broadcast::publish::egress::Egress;
 use crate::broadcast::publish::publisher::BATCH_ENTRIES;
 use crate::server::{Error, resp};
 use crate::stream::EntryId;
-use crate::stream::entries::{StreamEntries, entries_of_next_read};
+use crate::stream::entries::StreamEntries;
+use crate::stream::read_size::entries_of_next_read;
 
 impl Follower {
     /// Takes up holes that no other instance has published meanwhile.

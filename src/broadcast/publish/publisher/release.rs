@@ -26,7 +26,7 @@ impl Publisher {
 
     /// Takes a hole that is to be published now. The caller hands over one batch at a time.
     pub(crate) fn release(&mut self, (id, text): Id<'_>, channel: &[u8], message: &[u8], now: Instant) {
-        if let Some(why) = self.given_up(id) {
+        if let Some(why) = self.refusals.take_given_up(id) {
             return self.release_rejected((id, text), why);
         }
         let bytes = text.len() + channel.len() + message.len();

@@ -18,7 +18,6 @@ use crate::broadcast::publish::call::Tally;
 use crate::broadcast::publish::count::{Counted, StreamCount};
 use crate::server::resp::{self, Value};
 use crate::server::{Error, Role, role_in};
-use crate::status::RouteEndpoint;
 use crate::stream::EntryId;
 
 /// The connection to the destination, if it is another server than the stream's.
@@ -34,7 +33,7 @@ pub(super) struct Remote {
     pub(super) release_out: Vec<u8>,
     /// Batches whose PUBLISH commands are not all answered.
     pub(super) waiting: VecDeque<Published>,
-    /// When its role was asked for, while that is not answered: only if nothing else is asked.
+    /// When the server was asked for its role, if the answer is open. Asked only while no other question is open.
     pub(super) ping: Option<Instant>,
     pub(super) response_timeout: Duration,
 }
@@ -70,7 +69,7 @@ pub(super) enum Note {
     Dead(Unrenderable),
     /// It is not acknowledged, and published later.
     Hole,
-    /// It was a hole, and the route's filter leaves it out by now.
+    /// It was a hole, and the route's present filter leaves it out.
     Filtered,
 }
 
@@ -115,7 +114,7 @@ impl Publisher {
             Value::Integer(receivers) => (1, u64::from(*receivers == 0)),
             _ => (0, 0),
         };
-        if self.refused.is_some() {
+        if self.refusals.has_one() {
             return Ok(sent);
         }
         let Some(batch) = other.waiting.front_mut() else {
@@ -133,8 +132,7 @@ impl Publisher {
             Value::Error(text) => {
                 let entry = batch.ids.get(batch.answered).copied();
                 let error = Error::reply(text);
-                let too_large = batch.large.is_some() && error.code() == Some("ERR");
-                let own = self.blames && (self.channels_differ || too_large);
+                let large = batch.large.is_some();
                 let before = batch.answered.checked_sub(1).and_then(|at| batch.ids.get(at));
                 let last = before.copied().unwrap_or(batch.span.0);
                 batch.span.1 = last;
@@ -146,8 +144,7 @@ impl Publisher {
                 batch.filtered.retain(|id| *id <= last);
                 // The batches behind it are read again: across servers that may repeat messages, and loses none.
                 other.waiting.truncate(1);
-                self.refused =
-                    Some(SessionFailure::of_publish(RouteEndpoint::Destination, entry, own, error));
+                self.refusals.on_publish_refused(entry, large, error);
             }
             _ => {
                 let error = Error::Protocol("the reply to PUBLISH is not a number".into());

@@ -4,7 +4,8 @@
 //! continues with the batch that holds what follows. Positions of a configuration that counts other messages compare
 //! with the checkpoint at anchors only: until then the buffered ones are *foreign*.
 
-use super::{Chain, went_back};
+use super::Chain;
+use super::gap_before::went_back;
 use crate::capture::append::call::{AppendOutcome, Stored};
 use crate::capture::batch::Batch;
 use crate::capture::batch::gap::{Gap, Joint};
@@ -72,7 +73,7 @@ impl PassedCounts {
 pub(crate) struct Passed {
     /// Stored by another instance.
     pub(crate) deduplicated: u64,
-    /// In a history that the state has left, or inside a gap that was recorded.
+    /// In a history that the state has left, or inside a recorded gap.
     pub(crate) stale: u64,
     /// Lost with a damaged spool: recorded by another instance or by a call whose reply never came, or in a history that
     /// the state has left.
@@ -176,7 +177,7 @@ impl Chain {
         let began = self.went_back.as_ref().map(|gap| gap.started_unix_ms.min(now_unix_ms));
         self.went_back = Some(went_back(position, began, now_unix_ms));
         self.undated = true;
-        // A state that is gone does not tell what its streams contain: stored items are not stored again.
+        // Without a state, the content of the streams is unknown: stored items are not sent again.
         if position.is_none() {
             return 0;
         }
@@ -191,9 +192,9 @@ impl Chain {
             self.passed = at;
             self.sent = at;
         }
-        // A restart's gap among these batches was recorded in what the state has lost. It begins again where it began.
+        // The state has lost the record of a restart's gap among these batches. So the next gap starts where that one did.
         let before = self.ring.iter().take(self.passed).rev().find(|batch| !batch.is_loss());
-        let before = before.or(self.ring.get(self.passed)).map(|batch| batch.opened_unix_ms);
+        let before = before.or(self.ring.get(self.passed)).map(|batch| batch.complete_unix_ms);
         self.since_unix_ms = self.since_unix_ms.map(|since| before.map_or(since, |before| before.min(since)));
         rewound
     }
@@ -228,9 +229,9 @@ impl Chain {
         events
     }
 
-    /// Returns whether the checkpoint's epoch is not before those of the open window and is none of them: then the
-    /// window was numbered from an epoch that has gone back. `newest` is the epoch of the last item given to the chain,
-    /// or about to be.
+    /// Returns whether the checkpoint's epoch is foreign to the open window and has at least its newest epoch's number.
+    /// Then the source's counter of epochs has gone back before the window opened. `newest` is the epoch of the last item
+    /// given to the chain, or about to be.
     pub(crate) fn is_behind(&self, newest: Option<Epoch>) -> bool {
         let newest = self.epochs.back().copied().into_iter().chain(newest).max_by_key(|epoch| epoch.number);
         self.checkpoint().zip(newest).is_some_and(|(at, newest)| {
@@ -349,10 +350,10 @@ impl Chain {
     fn pass(&mut self, passage: &Passage) -> Option<PassedCounts> {
         let before = self.last_passed();
         let batch = self.ring.get(self.passed)?;
-        // Items of an earlier process on disk are stored up to here: a restart's gap begins after them. A loss was read
-        // at a time that is not known.
+        // An earlier process's items on disk are stored up to here: a restart's gap begins after them. The time of a loss
+        // is unknown.
         if !batch.is_loss() {
-            self.since_unix_ms = self.since_unix_ms.max(Some(batch.opened_unix_ms));
+            self.since_unix_ms = self.since_unix_ms.max(Some(batch.complete_unix_ms));
         }
         let bytes = batch.held_bytes();
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
@@ -375,7 +376,7 @@ impl Chain {
         let dropped = Gap {
             cause: GapCause::Stale,
             detail: format!("another writer had moved the checkpoint to {place}, past {}", batch.last),
-            started_unix_ms: batch.opened_unix_ms,
+            started_unix_ms: batch.complete_unix_ms,
             ended_unix_ms: now_unix_ms,
             dropped: batch.events,
         };
@@ -393,7 +394,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::capture::batch::{AppendOptions, Builder};
+    use crate::capture::batch::AppendOptions;
+    use crate::capture::batch::builder::Builder;
     use crate::position::AnchorId;
     use crate::rt::Moment;
 
@@ -438,7 +440,7 @@ mod tests {
         let now = Moment { at: Instant::now(), unix_ms: 900 };
         let gap = Gap { dropped: 2, ..Gap::begins(GapCause::SpoolCorrupt, "a file is missing", 100) };
         let lost = Batch::of_loss(epoch.at(30), gap, now, Arc::new(AppendOptions::default()));
-        let read = Batch::read_unix_ms(&lost.encode());
+        let read = Batch::recorded_complete_unix_ms(&lost.encode());
         assert_eq!(read, Some(100));
         let mut chain = Chain::new("n");
         chain.on_recovered(100, 300);

@@ -163,7 +163,8 @@ impl Engine {
         self.reading.error = Some(why.to_owned());
         self.gap = Some(Gap::begins(cause, why, now.unix_ms_of(missed)));
         let text = format!(
-            "the session has ended: {why}; tidegate opens a new one. Messages until then are lost, and a gap is recorded"
+            "the session has ended: {why}; tidegate opens a new one. Messages published before the new session opens are \
+             lost; a gap record shows it"
         );
         self.on_source_lost(cause, text, now);
     }
@@ -193,7 +194,7 @@ impl Engine {
         self.lose_window(cause, &why, now);
     }
 
-    /// Reading has come to a stop: for now, or for good.
+    /// Ends one read of the source, and acts on its outcome.
     pub(in crate::capture::engine) fn on_read(&mut self, flow: Flow, now: Moment) {
         match flow {
             Flow::Go => {

@@ -38,9 +38,12 @@ pub(in crate::capture) struct Pass {
 }
 
 impl Engine {
-    /// Something came over the open window or tap. Each item goes to [`Self::take`], the end to [`Self::end_read`].
+    /// Begins one read of the open window or tap. Each item goes to [`Self::take`], the end to [`Self::end_read`].
     pub(in crate::capture) fn begin_read(&mut self, now: Moment) -> Pass {
         self.on_heard(now);
+        if let Some(unix_ms) = self.complete_unix_ms(now) {
+            self.builder.set_complete(unix_ms);
+        }
         Pass { read: now, room: self.room(), received: 0 }
     }
 
@@ -143,7 +146,7 @@ impl Engine {
             self.raise_floor(epoch.number + u64::from(!word.is_at(anchor)));
         }
         if word.is_at(anchor) {
-            // The next message determines what is full.
+            // The border is the batch's end. Whether memory is full is asked at the next message.
             self.flush_builder();
             self.border.reached = Some(anchor);
             self.border.place = Some(place);
@@ -166,7 +169,7 @@ impl Engine {
         if self.spill.full(&self.chain, pass.room).is_none() { Flow::Go } else { Flow::Full }
     }
 
-    /// Reading has come to a stop: for now, or for good. `reached` is how far a tap was read.
+    /// Ends one read of the source. `reached` is the offset up to which a tap was read.
     pub(in crate::capture) fn end_read(
         &mut self,
         pass: &Pass,

@@ -18,7 +18,7 @@ use crate::position::{Epoch, Position};
 use crate::rt::Moment;
 use crate::server::Error;
 use crate::server::resp::Value;
-use crate::source::replication::epochs::{self, Histories};
+use crate::source::replication::histories::{self, Histories};
 use crate::source::replication::{HistoryId, LinkStart, NoContinuation, ReplicationOffset};
 
 /// Interval of checks whether the facts for opening a link are known.
@@ -109,11 +109,6 @@ impl Engine {
         self.settings.capture.mode.replication().is_some()
     }
 
-    /// The last item that is, or was, buffered.
-    fn given(&self) -> Option<Position> {
-        self.builder.last().max(self.spill.last()).max(self.chain.last())
-    }
-
     /// The last item that is stored or buffered.
     fn stands_at(&self) -> Option<Position> {
         self.given().max(self.chain.checkpoint())
@@ -185,7 +180,7 @@ impl Engine {
         let Some(hash) = self.writing.epochs_hash() else { return };
         let mut call = Vec::new();
         let wished = self.floor.max(now.unix_ms);
-        epochs::claim(&mut call, &hash, &self.settings.keys.state, unnumbered, lowest, wished);
+        histories::claim(&mut call, &hash, &self.settings.keys.state, unnumbered, lowest, wished);
         self.ask(Ask::History, now, &call);
     }
 
@@ -225,7 +220,7 @@ impl Engine {
         {
             // The state was lost, or went back: histories numbered by this instance keep their numbers.
             let mut call = Vec::new();
-            epochs::claim(&mut call, &hash, &self.settings.keys.state, &history, number, number);
+            histories::claim(&mut call, &hash, &self.settings.keys.state, &history, number, number);
             self.ask(Ask::History, now, &call);
         }
         self.learn(state.histories.clone());
@@ -241,7 +236,7 @@ impl Engine {
     /// again; if the state has no position, they are lost.
     fn number_anew(&mut self, known: Histories, at: Option<Position>, now: Moment) {
         self.flush_builder();
-        let held = self.chain.clear() + self.spill.clear();
+        let held = self.clear_buffered();
         if at.is_some_and(|at| known.of(at.epoch).is_some()) {
             self.count_deduplicated(held);
         } else {
@@ -336,7 +331,7 @@ impl Engine {
             Some(why) => {
                 let joint = self.joint(&why, now);
                 self.builder.open_window(anchor, joint, now);
-                self.reading.beat_sent = Some(now.at);
+                self.reading.beat_sent = Some(self.reading.asked);
             }
         }
         if self.reading.opened_before {
@@ -345,7 +340,7 @@ impl Engine {
         self.reading.opened_before = true;
         self.reading.error = None;
         let tap = ReplicationReading { numbering, offset, told: now.at };
-        self.reading.open = Some(Open::new(anchor, Some(tap), now));
+        self.reading.open = Some(Open::new(anchor, Some(tap), self.reading.asked, now));
         let text = format!("the capture reads the replication stream of the {server}");
         self.log(
             Notice::info(LogCode::ReplicationOpened, text).of(Side::Source).position(Some(anchor)).always(),
@@ -396,7 +391,7 @@ impl Engine {
 
     /// The link ended. Later messages are missing only if no server holds them.
     pub(crate) fn lose_tap(&mut self, cause: GapCause, why: &str, now: Moment) {
-        let began = self.missing_since(now);
+        let began = self.complete_unix_ms(now).unwrap_or(now.unix_ms);
         self.reading.avoids_preferred ^= cause == GapCause::SourceSilent;
         self.effect(Effect::Close);
         self.keep_reached(now);
@@ -422,14 +417,6 @@ impl Engine {
     /// has lost its master without noticing accepts links and brings nothing.
     pub(in crate::capture) fn avoids_preferred(&self) -> bool {
         self.reading.avoids_preferred
-    }
-
-    /// Since when messages may be missing, if the link has ended; milliseconds since 1970. It continued an earlier one,
-    /// over which the last heartbeat may have come back.
-    fn missing_since(&self, now: Moment) -> u64 {
-        let complete = self.reading.beat_sent.into_iter().chain(self.reading.complete_until()).min();
-        let known = self.chain.since_unix_ms().filter(|_| self.reading.beat_sent.is_none());
-        complete.map(|at| now.unix_ms_of(at)).into_iter().chain(known).min().unwrap_or(now.unix_ms)
     }
 
     /// The source's backlog covers a short absence only.

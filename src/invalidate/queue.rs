@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::change::{Change, Changes, MOST_KEYS};
-use super::place::Place;
+use super::cursor::place::Place;
 
 /// Entries that are read ahead. One read brings at most half of them.
 const AHEAD_ENTRIES: usize = 1_024;
@@ -108,7 +108,7 @@ fn bytes(keys: &[Change]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invalidate::again::BATCH_ENTRIES;
+    use crate::invalidate::second_pass::BATCH_ENTRIES;
     use crate::stream::EntryId;
 
     fn entry(id: u64, keys: impl Iterator<Item = usize>) -> QueuedEntry {

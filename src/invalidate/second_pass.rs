@@ -1,8 +1,8 @@
-//! The second pass: what was cleared is held, and cleared once more when its time has come.
+//! The second pass: cleared keys are held, and cleared again after `again_after`.
 //!
-//! Times are the daemon's own, from the answer of the first clear on. Ids are not taken for times: an application may use
-//! any numbers. A restarted daemon learns from *marks* in the cursor how long ago it was: *by that time, of the cache's
-//! clock, the first pass had come so far*. What has no mark counts as cleared just now.
+//! The daemon's own clock counts from the answer to the first clear. Ids are not times: an application may use any numbers.
+//! A restarted daemon learns the age of a clear from *marks* in the cursor. A mark is an entry, and the time of the cache's
+//! clock at which the first pass reached it. Entries without a mark count as cleared just now.
 //!
 //! A batch that cannot be held is read from the stream once more, as after a restart.
 
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::change::{Change, Changes};
-use super::place::Place;
+use super::cursor::place::Place;
 use crate::stream::EntryId;
 
 /// Bytes of keys that a route holds for their second pass.
@@ -67,7 +67,7 @@ pub(super) struct HeldBatches {
     after: Duration,
     batches: VecDeque<HeldBatch>,
     bytes: usize,
-    /// From here to there entries are held. What follows, up to the place of the first pass, is to be read again.
+    /// Entries from `begin` to `end` are held. Later entries, up to the place of the first pass, must be read again.
     begin: EntryId,
     end: Place,
 }
@@ -90,8 +90,7 @@ impl HeldBatches {
         }
         self.begin = again.id;
         let before = self.batches.iter().take_while(|held| held.last.is_none_or(|last| last.id <= again.id));
-        // Keys of a stream that was begun anew are no part of this one's places, and what is lost up to this very place may
-        // not be given up yet.
+        // Batches of a replaced stream have no place in this one. A loss exactly at this place may not be given up yet.
         let done: Vec<bool> = before.map(|held| held.last.is_some() && !held.is_lost_at(again)).collect();
         let kept: Vec<HeldBatch> =
             done.into_iter().filter_map(|done| self.batches.pop_front().filter(|_| !done)).collect();
@@ -131,7 +130,7 @@ impl HeldBatches {
         self.on_place(again);
     }
 
-    /// The stream was begun anew: what is held is of the old one.
+    /// The stream began anew: the held entries are of the old one.
     pub(super) fn on_stream_anew(&mut self) {
         for held in &mut self.batches {
             held.last = None;
@@ -154,8 +153,8 @@ impl HeldBatches {
         self.bytes
     }
 
-    /// Takes in that entries after `prev` and up to `last` were cleared. What does not follow what is held is left to be
-    /// read again.
+    /// Holds the cleared entries after `prev` and up to `last`. If they do not follow the held ones, they are read again
+    /// later.
     pub(super) fn hold(
         &mut self,
         (prev, last): (EntryId, Place),
@@ -200,7 +199,7 @@ impl HeldBatches {
         self.batches.iter().any(|held| held.is_lost_at(again))
     }
 
-    /// How many entries are given up with these. They are told once.
+    /// Number of entries that are given up with these batches. Each is returned once.
     pub(super) fn take_lost(&mut self, due: &DueAgain) -> u64 {
         let batches = self.batches.iter_mut().skip(due.first).take(due.batches);
         batches.map(|held| std::mem::take(&mut held.lost)).sum()
@@ -263,7 +262,7 @@ impl HeldBatch {
     }
 }
 
-/// By these times, of the cache's clock and in milliseconds, the first pass had come to these entries. Ascending.
+/// Entries, each with the time at which the first pass reached it (the cache's clock, milliseconds). Ascending.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Marks(Vec<(EntryId, u64)>);
 
@@ -312,7 +311,7 @@ impl Marks {
         self.0.retain(|(id, _)| *id > again);
     }
 
-    /// When the first pass had come to an entry at the latest.
+    /// The latest time at which the first pass can have reached an entry.
     pub(super) fn time_of(&self, id: EntryId) -> Option<u64> {
         self.0.iter().find(|(mark, _)| *mark >= id).map(|(_, time)| *time)
     }

@@ -21,7 +21,7 @@ use super::running::{Plan, Predecessor, Running};
 
 /// The routes of one name.
 #[derive(Debug, Default)]
-pub(super) struct Succession {
+pub(super) struct Replacement {
     /// The route that was started last.
     current: Option<Running>,
     /// The capture that `current` replaces, until it has ended.
@@ -39,7 +39,7 @@ pub(super) struct DueStart {
     pub(super) predecessor: Option<Predecessor>,
 }
 
-impl Succession {
+impl Replacement {
     /// Takes in a configuration's plan for the name; `None` if it has no such route.
     pub(super) fn want(&mut self, plan: Option<Plan>) {
         self.planned = plan;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::keys::{EntryKeys, KeyMaker};
+use super::change::keys::{EntryKeys, KeyMaker};
 use super::removal::{EndpointError, Removal, Removed};
 use crate::config::{Endpoint, Invalidate, redis_keys};
 use crate::server::{Error, connect};

@@ -17,7 +17,7 @@ use std::fmt;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::json_pointer::{self, Pointer};
+use super::Pointer;
 
 /// Receives the values at the places of a [`PointerTree`]. The last value of a place counts.
 pub(crate) trait Places {
@@ -71,7 +71,7 @@ impl PointerTree {
 impl PointerNode {
     fn child(&mut self, name: &str) -> &mut Self {
         let at = self.children.iter().position(|child| child.name == name).unwrap_or_else(|| {
-            let place = json_pointer::place(name);
+            let place = super::place(name);
             self.children.push(Child { name: name.to_owned(), place, node: Self::default() });
             self.children.len() - 1
         });

@@ -14,7 +14,7 @@ const CLOCK_STEP: Duration = Duration::from_secs(60);
 /// How far it may be ahead of the anchor before it: if the source's clock is behind its epochs, each anchor's epoch is
 /// the next number. So a client that forges anchors does not exhaust the numbers.
 const LONGEST_STEP: u64 = 1_000;
-/// An epoch that is so far ahead of the clock was not made by a clock.
+/// An epoch further ahead of the clock than this does not come from a clock.
 const FAR_AHEAD_MS: u64 = 10 * 366 * 24 * 60 * 60 * 1000;
 
 impl Open {

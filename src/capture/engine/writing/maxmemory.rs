@@ -21,14 +21,14 @@ const NEEDED: u64 = 4;
 
 /// The server's limit, as INFO reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct MemoryLimit {
+struct MaxMemory {
     /// `maxmemory` in bytes.
     limit: u64,
     /// What the server needs without any data.
     own: u64,
 }
 
-impl MemoryLimit {
+impl MaxMemory {
     /// Reads INFO's text. `None` for a server without a limit, or if it does not report one.
     fn of(info: &str) -> Option<Self> {
         let number = |name: &str| {
@@ -71,7 +71,7 @@ impl Engine {
         let Some(error) = up.out_of_memory.take() else { return };
         up.paused_until = None;
         // Without an answer it counts as a full server.
-        let limit = MemoryLimit::of(&String::from_utf8_lossy(reply.bytes().unwrap_or_default()));
+        let limit = MaxMemory::of(&String::from_utf8_lossy(reply.bytes().unwrap_or_default()));
         let blamed = limit.zip(self.chain.front()).and_then(|(limit, batch)| limit.blames(batch, &error));
         if blamed.is_some() && self.chain.halve_front() {
             return;
@@ -86,12 +86,12 @@ mod tests {
 
     #[test]
     fn only_a_limit_that_is_reported_is_one() {
-        let read = |limit, own| Some(MemoryLimit { limit, own });
+        let read = |limit, own| Some(MaxMemory { limit, own });
         let info = "# Memory\r\nused_memory_startup:900\r\nmaxmemory:4000\r\nmaxmemory_policy:noeviction\r\n";
-        assert_eq!(MemoryLimit::of(info), read(4000, 900));
-        assert_eq!(MemoryLimit::of("maxmemory:4000"), read(4000, 0));
+        assert_eq!(MaxMemory::of(info), read(4000, 900));
+        assert_eq!(MaxMemory::of("maxmemory:4000"), read(4000, 0));
         for none in ["", "maxmemory:0\r\n", "maxmemory_human:3B\r\n", "maxmemory:x\r\n"] {
-            assert_eq!(MemoryLimit::of(none), None, "{none}");
+            assert_eq!(MaxMemory::of(none), None, "{none}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::text::template::{Part, Template};
 
 /// What a lease's template puts before and behind the key.
-pub(super) fn around(lease: &Template) -> (Vec<u8>, Vec<u8>) {
+pub(in crate::invalidate) fn around(lease: &Template) -> (Vec<u8>, Vec<u8>) {
     let (mut before, mut behind, mut passed) = (Vec::new(), Vec::new(), false);
     for part in lease.parts() {
         match part {

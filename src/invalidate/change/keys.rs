@@ -7,8 +7,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::change::{CacheKey, Change, MOST_KEYS, Version, Write};
 use super::values::{Missing, Values};
+use super::{CacheKey, Change, MOST_KEYS, Version, Write};
 use crate::config;
 use crate::filter::Filter;
 use crate::stream::entries::StreamEntry;
@@ -20,11 +20,11 @@ use crate::text::template::{Part, Template};
 const LONGEST_KEY: usize = 4 * 1024;
 
 /// The largest value that is stored, counted once for each key of its entry.
-pub(super) const LARGEST_VALUE: usize = 1024 * 1024;
+pub(in crate::invalidate) const LARGEST_VALUE: usize = 1024 * 1024;
 
 /// Why an entry makes no keys. Kept in the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Rejection {
+pub(in crate::invalidate) enum Rejection {
     /// A template has no value, or makes no valid key.
     #[error("{0}")]
     NoKey(String),
@@ -35,7 +35,7 @@ pub(super) enum Rejection {
 
 impl Rejection {
     /// The stable name in the dead letter.
-    pub(super) const fn reason(&self) -> &'static str {
+    pub(in crate::invalidate) const fn reason(&self) -> &'static str {
         match self {
             Self::NoKey(_) => "no_key",
             Self::TooManyKeys => "too_many_keys",
@@ -45,7 +45,7 @@ impl Rejection {
 
 /// What an entry is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum EntryKeys {
+pub(in crate::invalidate) enum EntryKeys {
     /// These keys, each once, and what becomes of them.
     Keys(Vec<Change>),
     /// The route's filter leaves it out.
@@ -56,7 +56,7 @@ pub(super) enum EntryKeys {
 
 /// A route's filter and templates.
 #[derive(Debug)]
-pub(super) struct KeyMaker {
+pub(in crate::invalidate) struct KeyMaker {
     filter: Filter,
     payload_field: String,
     reserved: String,
@@ -77,14 +77,14 @@ enum KeyPart {
     Literal(Vec<u8>),
     Field(String),
     Id,
-    /// What that `*` of the pattern matched by which the entry's message came.
+    /// The text that this `*` matched, in the pattern by which the message was received.
     Wildcard(u8),
     /// The values at this place of [`Values`].
     Pointer(usize),
 }
 
 impl KeyMaker {
-    pub(super) fn new(settings: &config::Invalidate) -> Self {
+    pub(in crate::invalidate) fn new(settings: &config::Invalidate) -> Self {
         let mut values = Values::default();
         let mut parts = |template: &Template| parts(template, &settings.stream, &mut values);
         let templates = settings.keys.iter().map(&mut parts).collect();
@@ -103,7 +103,7 @@ impl KeyMaker {
     }
 
     /// The keys of an entry.
-    pub(super) fn of(&mut self, entry: &StreamEntry<'_>) -> EntryKeys {
+    pub(in crate::invalidate) fn of(&mut self, entry: &StreamEntry<'_>) -> EntryKeys {
         if !self.filter.passes(&entry.looked(&self.payload_field)) {
             return EntryKeys::Filtered;
         }
@@ -142,8 +142,8 @@ impl KeyMaker {
         }
     }
 
-    /// Why the keys of the entry that was read last are removed, where the route stores values.
-    pub(super) fn unwritten(&self, entry: &StreamEntry<'_>, keys: usize) -> Option<String> {
+    /// Why the last entry's keys are removed, on a route that stores values.
+    pub(in crate::invalidate) fn unwritten(&self, entry: &StreamEntry<'_>, keys: usize) -> Option<String> {
         self.write(self.set.as_ref()?, entry, keys).err()
     }
 
@@ -238,8 +238,8 @@ impl KeyMaker {
     }
 }
 
-/// Why this can be no key of a cache whose keys of tidegate's own begin so: what a key would do.
-pub(super) fn unusable(reserved: &str, key: &[u8]) -> Option<String> {
+/// Why this cannot be a key of the cache, as the end of a sentence about the keys. `reserved` begins tidegate's own keys.
+pub(in crate::invalidate) fn unusable(reserved: &str, key: &[u8]) -> Option<String> {
     if key.len() > LONGEST_KEY {
         return Some(format!("have {} bytes; at most {LONGEST_KEY}", key.len()));
     }
@@ -272,7 +272,7 @@ fn parts(template: &Template, stream: &str, values: &mut Values) -> Vec<KeyPart>
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::invalidate) mod tests {
     use super::*;
     use crate::stream::entries::StreamEntries;
     use crate::stream::entries::tests::reply;

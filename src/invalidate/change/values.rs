@@ -2,9 +2,9 @@
 
 use serde_json::value::RawValue;
 
-use super::change::MOST_KEYS;
-use crate::text::json_lookup::{Places, PointerTree};
+use super::MOST_KEYS;
 use crate::text::json_pointer::Pointer;
+use crate::text::json_pointer::evaluate::{Places, PointerTree};
 use crate::text::json_values::put_value;
 
 /// The values of a payload that templates name.

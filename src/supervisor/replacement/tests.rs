@@ -7,7 +7,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::super::running::{Plan, RouteSettings, Running, RunningKind};
-use super::{DueStart, Succession};
+use super::{DueStart, Replacement};
 use crate::capture::{Border, Handover};
 use crate::config::{self, Config};
 use crate::rt;
@@ -53,7 +53,7 @@ struct Route {
 
 #[derive(Default)]
 struct RoutesUnderTest {
-    routes: Succession,
+    routes: Replacement,
     tasks: JoinSet<()>,
     /// Started and not ended.
     alive: Vec<Route>,

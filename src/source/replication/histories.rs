@@ -1,7 +1,7 @@
 //! The source's replication histories, numbered: each replication id has an epoch.
 //!
 //! Positions must compare, and replication ids do not order. So the route's state gives each history an epoch when it
-//! first appears, in one step on the destination (`epochs.lua`). Every instance reads the same number, so an offset
+//! first appears, in one step on the destination (`histories.lua`). Every instance reads the same number, so an offset
 //! means the same position to all of them. The second part of the epoch is the beginning of the replication id. It
 //! distinguishes histories even if a lost state makes a number be given twice.
 
@@ -10,8 +10,8 @@ use crate::position::{AnchorId, Epoch, Position};
 use crate::server::resp;
 use crate::server::{Hash, Script, script};
 
-/// `epochs.lua`.
-pub(crate) const EPOCHS: Script = script!("epochs.lua");
+/// `histories.lua`.
+pub(crate) const EPOCHS: Script = script!("histories.lua");
 
 /// The histories that the state knows, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
