@@ -12,15 +12,19 @@ mod dead_letters;
 mod explain;
 mod gaps;
 mod healthcheck;
+mod init;
 mod interrupt;
 mod invalidate;
 mod output;
 mod replay;
 mod report;
+mod route_flags;
 mod run;
 mod spool;
 mod status;
 mod tap;
+mod test_routes;
+mod trial;
 mod try_route;
 mod wait;
 mod warnings;
@@ -37,6 +41,7 @@ use crate::observe::client::ClientError;
 use crate::server::{Error, hinted};
 use crate::text::printable::{self, PrintableLines};
 use output::tell;
+use route_flags::{ConfigurationPlace, RouteFlags};
 
 /// Fine.
 const OK: u8 = 0;
@@ -63,8 +68,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write a first configuration, with comments, from flags or from answers on a terminal
+    Init(init::InitArguments),
     /// Run the daemon
-    Run,
+    Run(run::RunArguments),
     /// Check the configuration and print every error at once
     Check(check::CheckArguments),
     /// Print the configuration with its defaults, and where each value comes from
@@ -91,6 +98,8 @@ enum Command {
     Spool(spool::SpoolCommand),
     /// Show what a route makes of a message or of an entry, without a server
     Try(try_route::TryArguments),
+    /// Compare what routes make of messages and entries with the cases of a file, without a server
+    Test(test_routes::TestArguments),
     /// Explain a log event, a state, a cause of a gap, a reason of a dead letter or a metric
     Explain(explain::ExplainArguments),
     /// Print what a bug report needs, without passwords and payloads: version, system, configuration, state, servers
@@ -128,11 +137,16 @@ impl Cli {
     /// Carries out the command.
     #[must_use]
     pub fn execute(self) -> ExitCode {
-        let file = self.config.unwrap_or_else(configuration_file);
+        let named = self.config.as_deref();
+        let file = named.map_or_else(configuration_file, Path::to_owned);
+        let place = |flags: &RouteFlags| ConfigurationPlace::of(flags, named, file.clone());
         let file = file.as_path();
         ExitCode::from(match self.command {
-            Command::Run => run::run(file),
-            Command::Check(arguments) => check::check(file, &arguments),
+            Command::Init(arguments) => init::init(file, arguments),
+            Command::Run(arguments) => with_place(place(&arguments.route), run::run),
+            Command::Check(arguments) => {
+                with_place(place(&arguments.route), |place| check::check(place, &arguments))
+            }
             Command::Config(arguments) => config::config(file, &arguments),
             Command::Acl(arguments) => acl::acl(file, &arguments),
             Command::Status(arguments) => status::status(file, &arguments),
@@ -143,7 +157,8 @@ impl Cli {
             Command::Replay(arguments) => replay::replay(file, &arguments),
             Command::Invalidate(arguments) => invalidate::invalidate(file, &arguments),
             Command::Spool(command) => spool::spool(file, &command),
-            Command::Try(arguments) => try_route::try_route(file, &arguments),
+            Command::Try(arguments) => try_route::try_route(file, arguments),
+            Command::Test(arguments) => test_routes::test(file, &arguments),
             Command::Explain(arguments) => explain::explain(&arguments),
             Command::Report => report::report(file),
             Command::Healthcheck => healthcheck::healthcheck(file),
@@ -155,6 +170,17 @@ impl Cli {
             }
             Command::Man { command } => manual(&command),
         })
+    }
+}
+
+/// Carries out a command that can have its configuration in flags.
+fn with_place(
+    place: Result<ConfigurationPlace, Refusal>,
+    command: impl FnOnce(ConfigurationPlace) -> u8,
+) -> u8 {
+    match place {
+        Ok(place) => command(place),
+        Err(refusal) => refusal.tell(),
     }
 }
 
@@ -177,12 +203,8 @@ fn manual(words: &[String]) -> u8 {
     }
 }
 
-/// Reads the configuration, its secrets included, or prints everything that is wrong with it.
-fn load(path: &Path) -> Result<Loaded, u8> {
-    crate::config::load(path, environment(), &[]).map_err(|problems| refused(&problems))
-}
-
-/// The same for a command that connects to few of the servers or to none: no secret is looked at before it is used.
+/// Reads the configuration, or prints everything that is wrong with it. A command that connects to few of the servers or
+/// to none looks at no secret before it is used.
 fn load_without_secrets(path: &Path) -> Result<Loaded, u8> {
     crate::config::load_without_secrets(path, environment()).map_err(|problems| refused(&problems))
 }

@@ -36,8 +36,11 @@ pub(crate) use channels::lookup;
 pub(crate) use channels::notifications::{
     is_notification, missing_notifications, needed_notifications, wants_notifications,
 };
-pub(crate) use check::of_entry;
+pub(crate) use check::{is_route_name, of_entry};
 pub use effective::EffectiveValue;
+pub(crate) use effective::toml;
+pub use layers::Override;
+pub(crate) use layers::line_at;
 pub use listen::{Listen, listen};
 pub(crate) use problems::nearest;
 pub use problems::{Problem, Problems};
@@ -67,17 +70,27 @@ pub struct Loaded {
 /// line, and checks all of it, that each secret can be read included.
 ///
 /// Of `environment` only names count that begin with `TIDEGATE_` and contain `__`, and
-/// `CREDENTIALS_DIRECTORY`; the caller hands in `std::env::vars()`. `overrides` are keys such as
-/// `daemon.listen` with their text. Files are read in place: it blocks.
+/// `CREDENTIALS_DIRECTORY`; the caller hands in `std::env::vars()`. Files are read in place: it blocks.
 ///
 /// # Errors
 /// Everything that is wrong, in the order of the files.
 pub fn load(
     path: &Path,
     environment: impl IntoIterator<Item = (String, String)>,
-    overrides: &[(String, String)],
+    overrides: &[Override],
 ) -> Result<Loaded, Problems> {
-    load_with(path, environment, overrides, Secrets::Read)
+    load_with(Some(path), environment, overrides, Secrets::Read)
+}
+
+/// As [`load`], where the command line is in place of files.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn load_without_files(
+    environment: impl IntoIterator<Item = (String, String)>,
+    overrides: &[Override],
+) -> Result<Loaded, Problems> {
+    load_with(None, environment, overrides, Secrets::Read)
 }
 
 /// As [`load`], without a look at the secrets, for a command that uses few of them or none. One that cannot be read
@@ -89,7 +102,7 @@ pub fn load_without_secrets(
     path: &Path,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, Problems> {
-    load_with(path, environment, &[], Secrets::Located)
+    load_with(Some(path), environment, &[], Secrets::Located)
 }
 
 /// Every value of the configuration and each default, with where it comes from, and without the passwords. The
@@ -102,8 +115,8 @@ pub fn effective(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<EffectiveValue>, Problems> {
     let environment: Vec<(String, String)> = environment.into_iter().collect();
-    let layers = layers::Layers::read(path, &environment, &[])?;
-    load_layers(&layers, path, credentials(&environment), Secrets::Located)?;
+    let layers = layers::Layers::read(Some(path), &environment, &[])?;
+    load_layers(&layers, directory(path), credentials(&environment), Secrets::Located)?;
     effective::values(&layers)
 }
 
@@ -117,14 +130,19 @@ pub(crate) enum Secrets {
 }
 
 fn load_with(
-    path: &Path,
+    path: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
-    overrides: &[(String, String)],
+    overrides: &[Override],
     secrets: Secrets,
 ) -> Result<Loaded, Problems> {
     let environment: Vec<(String, String)> = environment.into_iter().collect();
     let layers = layers::Layers::read(path, &environment, overrides)?;
-    load_layers(&layers, path, credentials(&environment), secrets)
+    load_layers(&layers, path.map_or(Path::new(""), directory), credentials(&environment), secrets)
+}
+
+/// Where the files beside the main one are.
+fn directory(main: &Path) -> &Path {
+    main.parent().unwrap_or(Path::new(""))
 }
 
 /// Where systemd has put the credentials of this process.
@@ -135,13 +153,12 @@ fn credentials(environment: &[(String, String)]) -> Option<&Path> {
 
 fn load_layers(
     layers: &layers::Layers,
-    path: &Path,
+    directory: &Path,
     credentials: Option<&Path>,
     secrets: Secrets,
 ) -> Result<Loaded, Problems> {
     let mut problems = Problems::default();
     let read = read::read(layers.merged()?, layers, &mut problems);
-    let directory = path.parent().unwrap_or(Path::new(""));
     let places = secrets::location::SecretPlaces::new(credentials, directory);
     let config = check::checked(layers, read, &places, secrets, problems)?;
     Ok(Loaded { config, files: layers.files() })

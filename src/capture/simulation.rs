@@ -225,6 +225,8 @@ struct World {
     epoch_lost: bool,
     /// The destination lost something once that it had acknowledged.
     went_back: bool,
+    /// An instance that could have continued has ended without a stop, after the last stop.
+    killed_since_stop: bool,
     /// The stored data has changed since the last check.
     changed: bool,
     looked: checks::StoredSoFar,
@@ -280,6 +282,7 @@ impl World {
             clock_set: false,
             epoch_lost: false,
             went_back: false,
+            killed_since_stop: false,
             changed: true,
             looked: checks::StoredSoFar::default(),
             tells: std::env::var_os("TIDEGATE_SEED").is_some(),

@@ -2,11 +2,10 @@
 
 pub(super) mod connect;
 
-use std::path::Path;
-
 use clap::Args;
 
 use super::output::{self, tell};
+use super::route_flags::{ConfigurationPlace, RouteFlags};
 use super::warnings;
 use crate::config::{self, Broadcast, Capture, FieldNames, Format, Invalidate, Keep, Loaded};
 use crate::text::printable::PrintableLines;
@@ -23,24 +22,26 @@ pub(super) struct CheckArguments {
     /// With --connect: also print the reasons for each guarantee
     #[arg(long, requires = "connect")]
     explain: bool,
+    #[command(flatten)]
+    pub(super) route: RouteFlags,
 }
 
 /// Checks the configuration.
-pub(super) fn check(path: &Path, arguments: &CheckArguments) -> u8 {
+pub(super) fn check(place: ConfigurationPlace, arguments: &CheckArguments) -> u8 {
     if arguments.schema {
         return output::printed(super::OK, |out| out.json_text(&format!("{:#}", config::schema())));
     }
-    let loaded = match super::load(path) {
+    let loaded = match place.load() {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
     for readable in config::readable_passwords(&loaded.config) {
         tell!("warning: {readable}");
     }
-    let warnings = warnings::of_settings(&loaded.config);
-    let mut lines = summary(&loaded);
+    let warnings = place.warning().into_iter().chain(warnings::of_settings(&loaded.config));
+    let mut lines = summary(&place, &loaded);
     let of_environment = warnings::of_environment(super::environment());
-    for warning in warnings.into_iter().chain(of_environment).chain(warnings::of_system(&loaded.config)) {
+    for warning in warnings.chain(of_environment).chain(warnings::of_system(&loaded.config)) {
         lines.push(format_args!("  warning: {warning}"));
     }
     if let Err(refusal) = output::print(|out| out.lines(&lines)) {
@@ -81,13 +82,19 @@ fn counted_subscribers(out: &mut PrintableLines, route: &Capture) {
 }
 
 /// What was read and what it makes, one line a route.
-fn summary(loaded: &Loaded) -> PrintableLines {
+fn summary(place: &ConfigurationPlace, loaded: &Loaded) -> PrintableLines {
     let mut out = PrintableLines::from("the configuration is valid");
     for file in &loaded.files {
         out.push(format_args!("  read {}", file.display()));
     }
-    if loaded.files.is_empty() {
-        out.push(format_args!("  read no file: only environment variables"));
+    match place {
+        ConfigurationPlace::CommandLine { .. } => {
+            out.push("  read no file: only the command line and environment variables")
+        }
+        ConfigurationPlace::File(_) if loaded.files.is_empty() => {
+            out.push("  read no file: only environment variables");
+        }
+        ConfigurationPlace::File(_) => {}
     }
     let off = |name: &str| if loaded.config.is_enabled(name) { "" } else { "disabled: " };
     for route in loaded.config.capture.values() {

@@ -39,7 +39,7 @@ pub(super) struct GapsArguments {
     /// Only the latest gaps of each capture
     #[arg(long, value_name = "NUMBER")]
     last: Option<NonZeroUsize>,
-    /// Print one row for each capture and cause: how many gaps, how long together, and when the last one ended
+    /// Print one row for each capture and cause, with planned restarts apart: how many gaps, how long together, and when the last one ended
     #[arg(long, conflicts_with = "verbose")]
     summary: bool,
     /// Exit with 1 if there is a gap, for scripts. Without this option the exit code is 0; 69 if a server cannot be asked
@@ -65,6 +65,8 @@ struct GapRecord<'a> {
     started_at: u64,
     ended_at: u64,
     cause: String,
+    /// It begins with an ordered stop.
+    planned: bool,
     dropped: u64,
     from: String,
     to: String,
@@ -173,13 +175,19 @@ fn table() -> Table {
 
 fn add_row(table: &mut Table, gap: &GapRecord<'_>, verbose: bool) {
     let (start, end) = (rt::rfc3339(gap.started_at), rt::rfc3339(gap.ended_at));
-    let cells = vec![gap.route.to_owned(), start, end, gap.cause.clone(), gap.dropped.to_string()];
+    let cause = shown_cause(&gap.cause, gap.planned);
+    let cells = vec![gap.route.to_owned(), start, end, cause, gap.dropped.to_string()];
     let mut notes = vec![gap.detail.clone()];
     if verbose {
         notes.push(format!("after position {}", gap.from));
         notes.push(format!("before position {}", gap.to));
     }
     table.row(cells, notes);
+}
+
+/// A cause, with what is known of a restart.
+fn shown_cause(cause: &str, planned: bool) -> String {
+    if planned { format!("{cause}, planned") } else { cause.to_owned() }
 }
 
 /// A record's id and fields.
@@ -228,6 +236,7 @@ impl<'a> GapRecord<'a> {
             started_at: number("started_at"),
             ended_at: number("ended_at"),
             cause: text("cause"),
+            planned: text("planned") == "1",
             dropped: number("dropped"),
             from: text("from"),
             to: text("to"),

@@ -15,12 +15,14 @@ mod signals;
 use std::path::Path;
 use std::time::Duration;
 
+use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use reload::Reading;
 use signals::Signals;
 
+use super::route_flags::{ConfigurationPlace, RouteFlags};
 use crate::config::{Daemon, Loaded};
 use crate::logs::LogCode;
 use crate::metrics::Metrics;
@@ -41,20 +43,26 @@ const STATE_DIRECTORY_AGAIN: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for threads that read files. One that hangs ends with the process.
 const THREADS_END_WITHIN: Duration = Duration::from_millis(100);
 
+#[derive(Debug, Args)]
+pub(super) struct RunArguments {
+    #[command(flatten)]
+    pub(super) route: RouteFlags,
+}
+
 /// Runs the daemon until a signal stops it.
-pub(super) fn run(path: &Path) -> u8 {
-    let loaded = match super::load(path) {
+pub(super) fn run(place: ConfigurationPlace) -> u8 {
+    let loaded = match place.load() {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
     logs::init();
-    let code = prepared(path, loaded);
+    let code = prepared(place, loaded);
     logs::flush();
     code
 }
 
 /// The rest, with logs.
-fn prepared(path: &Path, loaded: Loaded) -> u8 {
+fn prepared(place: ConfigurationPlace, loaded: Loaded) -> u8 {
     preparations::raise_open_files();
     preparations::tell_of_readable_secrets(&loaded.config);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -68,7 +76,7 @@ fn prepared(path: &Path, loaded: Loaded) -> u8 {
     let code = runtime.block_on(async {
         let listen = loaded.config.daemon.listen;
         match TcpListener::bind(listen).await {
-            Ok(listener) => live(path, loaded, listener, signals).await,
+            Ok(listener) => live(place, loaded, listener, signals).await,
             Err(error) => failed(
                 &format!(
                     "cannot listen on {listen} (daemon.listen); choose a free port, or stop the program that uses it"
@@ -86,7 +94,7 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> u8 {
     super::FAILED
 }
 
-async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signals) -> u8 {
+async fn live(place: ConfigurationPlace, loaded: Loaded, listener: TcpListener, signals: Signals) -> u8 {
     let environment = Environment::read(|name| std::env::var_os(name));
     let notifier = environment.notifier();
     let board = Board::default();
@@ -106,7 +114,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: format!("{instance:016x}"),
         started_unix_ms: rt::unix_ms(),
-        configuration: path.to_owned(),
+        configuration: place.shown().to_owned(),
     };
     tracing::info!(
         event = LogCode::Starting.as_str(),
@@ -120,8 +128,8 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
         listen = %loaded.config.daemon.listen,
         "tidegate is starting"
     );
-    let warnings = super::warnings::of_settings(&loaded.config);
-    for text in warnings.into_iter().chain(super::warnings::of_environment(super::environment())) {
+    let warnings = place.warning().into_iter().chain(super::warnings::of_settings(&loaded.config));
+    for text in warnings.chain(super::warnings::of_environment(super::environment())) {
         tracing::warn!(event = LogCode::ConfigurationWarning.as_str(), "{text}");
     }
 
@@ -159,7 +167,7 @@ async fn live(path: &Path, loaded: Loaded, listener: TcpListener, signals: Signa
             }
             () = signals.reload(), if reading.is_none() => {
                 notifier.reloading();
-                reading = Some(reload::read(path));
+                reading = Some(reload::read(&place));
             }
             () = supervisor.settle() => {}
         }

@@ -46,6 +46,12 @@ pub(crate) struct Check<'a> {
     pub(crate) secrets: Secrets,
 }
 
+/// Whether a route, or a server, can have this name.
+pub(crate) fn is_route_name(name: &str) -> bool {
+    let letter = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-');
+    (1..=48).contains(&name.len()) && name.chars().all(letter)
+}
+
 /// Checks everything. What is returned counts only where no problem was found.
 pub(crate) fn check(raw: raw::Raw, mut check: Check<'_>) -> Config {
     let mut disabled = disabled(&raw);
@@ -189,8 +195,7 @@ impl Check<'_> {
 
     /// Names that go into keys, metrics and environment variables.
     fn route_name(&mut self, key: &Key, name: &str) {
-        let letter = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-');
-        if name.is_empty() || name.len() > 48 || !name.chars().all(letter) {
+        if !is_route_name(name) {
             self.report(key, "the name must be 1 to 48 of a-z, 0-9, '_' and '-'");
         }
     }

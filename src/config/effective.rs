@@ -157,8 +157,9 @@ impl EffectiveValue {
     }
 }
 
-/// What JSON escapes in a text, TOML escapes alike; the rest that must not be shown as it is has the escapes of TOML.
-fn toml(value: &Json) -> String {
+/// A value as in a file, on one line. What JSON escapes in a text, TOML escapes alike; the rest that must not be shown as
+/// it is has the escapes of TOML.
+pub(crate) fn toml(value: &Json) -> String {
     match value {
         Json::Array(items) => format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", ")),
         Json::Object(items) => {

@@ -15,8 +15,8 @@ const SECRET: &str = "s3cr3t";
 pub fn configuration(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let path = Path::new("/nonexistent/tidegate.toml");
-    let loaded =
-        Layers::of_text(path, text).and_then(|layers| load_layers(&layers, path, None, Secrets::Located));
+    let loaded = Layers::of_text(path, text)
+        .and_then(|layers| load_layers(&layers, super::directory(path), None, Secrets::Located));
     match loaded {
         Err(problems) => assert!(!problems.to_string().trim().is_empty()),
         Ok(Loaded { config, .. }) => {

@@ -1,7 +1,7 @@
 //! The layers that a configuration is made of: main file, `conf.d/*.toml` beside it in the order of
 //! their names, environment, command line. A later layer overrides an earlier one, key by key.
 //!
-//! Where the environment configures routes, the main file may be missing.
+//! Where the environment configures routes, the main file may be missing. Where the command line does, no file is read.
 //!
 //! The environment is handed in and never read here, so that tests in parallel do not disturb each
 //! other. Of it, only names that begin with `TIDEGATE_` and contain `__` count: an orchestrator
@@ -12,6 +12,7 @@
 //! be known, and every further complaint would be noise.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -39,22 +40,62 @@ enum Origin {
     CommandLine,
 }
 
+/// A value of the command line.
+#[derive(Clone)]
+pub struct Override {
+    key: Vec<String>,
+    value: OverrideValue,
+}
+
+#[derive(Clone)]
+enum OverrideValue {
+    Text(String),
+    List(Vec<String>),
+}
+
+impl Override {
+    /// A text, which counts as a number or as true or false where no text is expected.
+    #[must_use]
+    pub fn text(key: &[&str], text: &str) -> Self {
+        Self::new(key, OverrideValue::Text(text.to_owned()))
+    }
+
+    /// A list of texts.
+    #[must_use]
+    pub fn list(key: &[&str], texts: &[String]) -> Self {
+        Self::new(key, OverrideValue::List(texts.to_vec()))
+    }
+
+    fn new(key: &[&str], value: OverrideValue) -> Self {
+        Self { key: key.iter().map(|part| (*part).to_owned()).collect(), value }
+    }
+}
+
+/// Without the value, which may be a password.
+impl fmt::Debug for Override {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Override").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
 /// All layers, in the order in which they override each other.
 pub(crate) struct Layers(Vec<Layer>);
 
 impl Layers {
-    /// Reads the files and takes the other layers in.
+    /// Reads the files and takes the other layers in. Without a path no file is read.
     ///
     /// # Errors
     /// Every file that cannot be read or is no TOML.
     pub(crate) fn read(
-        path: &Path,
+        path: Option<&Path>,
         environment: &[(String, String)],
-        overrides: &[(String, String)],
+        overrides: &[Override],
     ) -> Result<Self, Problems> {
         let mut problems = Problems::default();
-        let mut paths = fragments(path, &mut problems);
-        if path.try_exists().unwrap_or(true) || !names_a_route(environment) {
+        let mut paths = path.map(|path| fragments(path, &mut problems)).unwrap_or_default();
+        if let Some(path) = path
+            && (path.try_exists().unwrap_or(true) || !names_a_route(environment))
+        {
             paths.insert(0, path.to_owned());
         }
         let mut layers = Vec::new();
@@ -291,11 +332,14 @@ fn environment_layer(environment: &[(String, String)]) -> Layer {
     Layer { origin: Origin::Environment, tree }
 }
 
-fn command_line_layer(overrides: &[(String, String)]) -> Layer {
+fn command_line_layer(overrides: &[Override]) -> Layer {
     let mut tree = Dict::new();
-    for (key, text) in overrides {
-        let parts: Vec<String> = key.split('.').map(str::to_owned).collect();
-        insert(&mut tree, &parts, text_value(&parts, text));
+    for Override { key, value } in overrides {
+        let value = match value {
+            OverrideValue::Text(text) => Value::from(text.as_str()),
+            OverrideValue::List(texts) => Value::from(texts.clone()),
+        };
+        insert(&mut tree, key, value);
     }
     Layer { origin: Origin::CommandLine, tree }
 }
@@ -388,6 +432,7 @@ impl<'a> TomlNode<'a> {
     }
 }
 
-fn line_at(text: &str, offset: usize) -> usize {
+/// The line of a place in a text, counted from 1.
+pub(crate) fn line_at(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
 }

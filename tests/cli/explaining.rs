@@ -65,7 +65,8 @@ fn gaps_lists_the_records_as_a_table_and_as_lines() {
     assert_eq!(
         gaps[2001],
         serde_json::json!({
-            "route": "other", "started_at": 7000, "ended_at": 7001, "cause": "restart", "dropped": 7,
+            "route": "other", "started_at": 7000, "ended_at": 7001, "cause": "restart", "planned": false,
+            "dropped": 7,
             "from": "a", "to": "b", "detail": "tidegate was not running"
         })
     );
@@ -110,7 +111,7 @@ fn gaps_are_counted_by_cause_and_tell_a_script_that_there_are_some() {
     assert_eq!(
         last,
         serde_json::json!({
-            "route": "orders", "cause": "restart", "gaps": 2, "milliseconds": 1000, "dropped": 4,
+            "route": "orders", "cause": "restart", "planned": false, "gaps": 2, "milliseconds": 1000, "dropped": 4,
             "last_ended_at": 3500
         })
     );

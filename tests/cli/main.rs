@@ -8,10 +8,13 @@
 mod support;
 
 mod asking;
+mod cases;
 mod connect;
 mod explaining;
+mod init;
 mod output;
 mod rights;
+mod route_flags;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -199,8 +202,9 @@ fn the_environment_names_the_configuration_where_no_option_does() {
         "spool verify",
         "report",
         "try a",
+        "test",
     ];
-    let mut tried: BTreeSet<&str> = ["completions", "explain", "man"].into();
+    let mut tried: BTreeSet<&str> = ["completions", "explain", "init", "man"].into();
     for command in reading.iter().chain(asking) {
         let words: Vec<&str> = command.split(' ').collect();
         tried.insert(words[0]);

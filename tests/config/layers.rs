@@ -17,7 +17,7 @@ fn later_layers_override_earlier_ones() {
     assert_eq!(config.daemon.shutdown_timeout.as_secs(), 3);
     let variable = ("TIDEGATE_DAEMON__LISTEN", "[::1]:4");
     assert_eq!(listen(&files.load(&[variable]).unwrap()), "[::1]:4");
-    let flag = [("daemon.listen".to_owned(), "127.0.0.1:5".to_owned())];
+    let flag = [config::Override::text(&["daemon", "listen"], "127.0.0.1:5")];
     let environment = [(variable.0.to_owned(), variable.1.to_owned())];
     let loaded = config::load(&files.path(), environment, &flag).unwrap();
     assert_eq!(listen(&loaded.config), "127.0.0.1:5");

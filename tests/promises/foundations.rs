@@ -100,6 +100,7 @@ fn gap(from: &str, to: &str) -> Gap {
         started_at: 1,
         ended_at: 2,
         cause: "restart".to_owned(),
+        planned: false,
         dropped: 0,
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Gap {
     pub(crate) started_at: u64,
     pub(crate) ended_at: u64,
     pub(crate) cause: String,
+    /// It begins with an ordered stop.
+    pub(crate) planned: bool,
     /// Messages that were received and given up.
     pub(crate) dropped: u64,
 }
@@ -123,6 +125,7 @@ pub(crate) fn captured_in_all<'a>(
 pub(crate) fn gaps(server: &Server, route: &str) -> Vec<Gap> {
     let key = format!("tidegate:{route}:gaps");
     let all = entries(server, &key).into_iter().map(|(id, mut fields)| {
+        let planned = take(&mut fields, "planned").map(text);
         let mut need =
             |name| text(take(&mut fields, name).unwrap_or_else(|| panic!("{key} {id} has no field {name}")));
         let number =
@@ -133,6 +136,7 @@ pub(crate) fn gaps(server: &Server, route: &str) -> Vec<Gap> {
             started_at: number(need("started_at")),
             ended_at: number(need("ended_at")),
             cause: need("cause"),
+            planned: planned.as_deref() == Some("1"),
             dropped: number(need("dropped")),
         }
     });

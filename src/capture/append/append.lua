@@ -111,6 +111,8 @@ if fails_over or gap and pos == prev then
   local records = pcall('XLEN', KEYS[2])
   if type(records) == 'table' and records.err then return { err = named(records.err, KEYS[2]) } end
 end
+-- An ordered stop has left the position at which it ended. Nobody stood there and could have continued since.
+local planned = gap and pos == prev and ARGV[gap + 3] == 'restart' and call('HGET', state, 'stopped') == pos
 call('HSET', state, 'revision', revision, 'at', ARGV[5])
 
 local templated, maxlen = sub(ARGV[6], 1, 1) == '1', ARGV[7]
@@ -234,7 +236,7 @@ end
 if pos == '-' and not gap and reached ~= pos then remember_gap('-', position_of(1)) end
 if gap and pos == prev and reached ~= pos then
   record_gap(prev, ARGV[gap], 'started_at', ARGV[gap + 1], 'ended_at', ARGV[gap + 2], 'cause', ARGV[gap + 3],
-    'detail', ARGV[gap + 4], 'dropped', ARGV[gap + 6])
+    'detail', ARGV[gap + 4], 'dropped', ARGV[gap + 6], unpack(planned and { 'planned', '1' } or {}))
   call('HINCRBY', state, 'gaps', 1)
   call('HSET', state, 'gap_at', ARGV[gap + 2])
   local dropped = tonumber(ARGV[gap + 6])

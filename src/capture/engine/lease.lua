@@ -32,6 +32,8 @@ elseif holder == me and (want == 'release' or want == 'leave') then
   holder = ''
   redis.call('HDEL', lease, 'holder', 'until')
 end
+-- Where this instance continues, the ordered stop of the one before leaves no gap: a later end is another.
+if holder == me and ARGV[5] == '1' then redis.call('HDEL', state, 'stopped') end
 if want == 'leave' then
   redis.call('HDEL', lease, 'instance:' .. me, 'revision:' .. me)
 else

@@ -2,6 +2,7 @@
 
 use super::real::shown;
 use super::*;
+use crate::server::resp;
 
 /// A call to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +78,20 @@ impl World {
         let beside = old.is_some();
         let model = old.unwrap_or(&mut self.model);
         match call {
-            Call::Lease => model.lease(command, server_ms),
+            Call::Lease => {
+                let stopped = model.state.contains_key("stopped");
+                let reply = model.lease(command, server_ms);
+                if let Some(real) = &mut self.real
+                    && stopped
+                    && !self.model.state.contains_key("stopped")
+                {
+                    // The lease's script runs only here.
+                    let mut request = Vec::new();
+                    resp::command(&mut request, &[b"HDEL", &self.keys.state, b"stopped"]);
+                    real.call(&request);
+                }
+                reply
+            }
             Call::Epochs => {
                 let reply = model.number(command);
                 if let Some(real) = &mut self.real {
@@ -110,12 +124,17 @@ impl World {
                 Value::Bytes(format!("used_memory_startup:1000000\r\nmaxmemory:{limit}\r\n").into_bytes())
             }
             Call::Plain | Call::Connect | Call::Any => {
-                let text = |at: usize| String::from_utf8(command[at].clone()).unwrap();
+                let text = |word: &Vec<u8>| String::from_utf8(word.clone()).unwrap();
                 assert_eq!(command[1], self.keys.state, "only the state is written plainly");
                 match command[0].as_slice() {
-                    b"HSET" => drop(model.state.insert(text(2), text(3))),
-                    b"HDEL" => drop(model.state.remove(&text(2))),
+                    b"HSET" => model
+                        .state
+                        .extend(command[2..].chunks(2).map(|pair| (text(&pair[0]), text(&pair[1])))),
+                    b"HDEL" => drop(model.state.remove(&text(&command[2]))),
                     other => panic!("{}", String::from_utf8_lossy(other)),
+                }
+                if !beside && command[2..].chunks(2).any(|pair| pair[0] == b"stopped") {
+                    self.killed_since_stop = false;
                 }
                 if let Some(real) = &mut self.real {
                     real.call(request);

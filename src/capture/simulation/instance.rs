@@ -67,6 +67,9 @@ impl Instance {
 impl World {
     /// The process ends, in whatever state, and another one takes its place.
     pub(super) fn restart(&mut self, which: usize, configuration: u64) {
+        let holds = self.model.lease.get("holder") == Some(&format!("i{which}"));
+        let mut routes = self.instances[which].routes.iter();
+        self.killed_since_stop |= holds && routes.any(|route| route.engine.is_watching());
         for route in 0..self.instances[which].routes.len() {
             self.drop_link(which, route);
         }

@@ -83,6 +83,9 @@ impl Model {
             self.lease.remove("holder");
             self.lease.remove("until");
         }
+        if holder == me && word(4) == "1" {
+            self.state.remove("stopped");
+        }
         let (own, revision) = (format!("instance:{me}"), format!("revision:{me}"));
         if want == "leave" {
             self.lease.remove(&own);
@@ -337,6 +340,9 @@ impl Model {
             let mut record = vec![b"from".to_vec(), prev.clone().into_bytes()];
             for (name, value) in names.iter().zip(&gap).filter(|(name, _)| **name != "reason") {
                 record.extend([name.as_bytes().to_vec(), value.clone().into_bytes()]);
+            }
+            if gap[3] == "restart" && self.state.get("stopped") == Some(&position) {
+                record.extend([b"planned".to_vec(), b"1".to_vec()]);
             }
             let (from, to) = (text(&record[1]), text(&record[3]));
             assert!(self.xadd(&keys[1], record), "asked before");

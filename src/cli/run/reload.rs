@@ -1,11 +1,11 @@
 //! A reload: the configuration is read again, and takes the place of the running one if it is valid.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use super::{preparations, show_configuration};
-use crate::config::{self, Loaded, Problems};
+use crate::cli::route_flags::ConfigurationPlace;
+use crate::config::{Loaded, Problems};
 use crate::logs::LogCode;
 use crate::metrics::Metrics;
 use crate::rt;
@@ -16,9 +16,9 @@ use crate::supervisor::Supervisor;
 pub(super) type Reading = Pin<Box<dyn Future<Output = Result<Loaded, Problems>> + Send>>;
 
 /// Begins to read the configuration. Reading files may block; the routes continue meanwhile.
-pub(super) fn read(path: &Path) -> Reading {
-    let file: PathBuf = path.to_owned();
-    Box::pin(rt::blocking("configuration", move || config::load(&file, crate::cli::environment(), &[])))
+pub(super) fn read(place: &ConfigurationPlace) -> Reading {
+    let place = place.clone();
+    Box::pin(rt::blocking("configuration", move || place.read()))
 }
 
 /// Comes back with what was read; never where nothing is being read. Cancel safe.

@@ -162,3 +162,67 @@ fn the_metrics_show_the_gap_of_every_restart() {
         daemon.wait_ready();
     }
 }
+
+/// An operator looks into a kill, and not into a deploy.
+#[test]
+fn a_planned_restart_is_told_apart_from_an_accident() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis82);
+    let mut daemon = setup(&source, &destination).expects(&[alert::GAP]).start_ready();
+    let recorded = |count: usize| {
+        eventually(&format!("{count} gaps are recorded"), PATIENCE, || {
+            let gaps = gaps(&destination, "orders");
+            if gaps.len() == count { Ok(gaps) } else { Err(format!("{gaps:?}")) }
+        })
+    };
+    let ends: [fn(&mut Daemon); 4] = [
+        |daemon| assert_eq!(daemon.stop().code(), Some(0)),
+        Daemon::kill,
+        // What was left by the first stop does not count again.
+        Daemon::kill,
+        |daemon| assert_eq!(daemon.stop().code(), Some(0)),
+    ];
+    for (number, end) in (1..).zip(ends) {
+        end(&mut daemon);
+        daemon.start_again();
+        daemon.wait_state("orders", RouteState::Live);
+        recorded(number);
+    }
+    let found: Vec<(String, bool)> = recorded(4).into_iter().map(|gap| (gap.cause, gap.planned)).collect();
+    let restart = |planned: bool| ("restart".to_owned(), planned);
+    assert_eq!(found, [restart(true), restart(false), restart(false), restart(true)]);
+
+    let printed = |arguments: &[&str]| {
+        let output = daemon.run_command(arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("it is text")
+    };
+    let table = printed(&["gaps", "orders"]);
+    assert_eq!(table.matches("restart, planned ").count(), 2, "{table}");
+    let lines = printed(&["gaps", "orders", "--json"]);
+    let planned: Vec<bool> = lines.lines().map(|line| line.contains("\"planned\":true")).collect();
+    assert_eq!(planned, [true, false, false, true], "{lines}");
+    let summary = printed(&["gaps", "orders", "--summary"]);
+    assert_eq!(summary.matches(" restart ").count(), 1, "{summary}");
+    assert_eq!(summary.matches(" restart, planned ").count(), 1, "{summary}");
+}
+
+/// Messages that were not stored are lost or in the spool: the gap that follows does not begin with the stop alone.
+#[test]
+fn a_stop_that_stores_not_everything_leaves_no_planned_restart() {
+    let source = Server::start(Version::Redis70);
+    let destination = Server::start(Version::Redis70);
+    let setup = setup(&source, &destination).daemon("shutdown_timeout = \"1s\"\nspool.limit = \"0B\"");
+    let mut daemon = setup.expects(&[alert::GAP, alert::DESTINATION, alert::DRAIN]).start_ready();
+    let oracle = Oracle::new(&source);
+    destination.freeze();
+    oracle.publish_one(b"orders.paid", b"not stored");
+    daemon.stop();
+    destination.thaw();
+    daemon.start_again();
+    let gap = eventually("the gap is recorded", PATIENCE, || match &gaps(&destination, "orders")[..] {
+        [gap] => Ok(gap.clone()),
+        gaps => Err(format!("{gaps:?}")),
+    });
+    assert_eq!((gap.cause.as_str(), gap.planned), ("restart", false), "{gap:?}");
+}

@@ -141,6 +141,25 @@ fn a_rolling_restart() {
     pair.ends_exact(load);
 }
 
+/// The stop left no gap, since the other instance continued. Its end is an accident, although it had stored nothing yet.
+#[test]
+fn a_kill_of_the_other_after_a_stop_is_no_planned_restart() {
+    let mut pair = Pair::start(Version::Redis70, &[alert::GAP]);
+    assert_eq!(pair.first.stop().code(), Some(0));
+    let stopped: Option<String> = pair.destination.ask(&["HGET", "tidegate:orders:state", "stopped"]);
+    let position: Option<String> = pair.destination.ask(&["HGET", "tidegate:orders:state", "position"]);
+    assert!(stopped.is_none() || stopped == position, "{stopped:?} {position:?}");
+    pair.second.wait_leader("orders");
+    pair.second.kill();
+    pair.first.start_again();
+    let gap = eventually("the gap is recorded", PATIENCE, || match &gaps(&pair.destination, "orders")[..] {
+        [gap] => Ok(gap.clone()),
+        gaps => Err(format!("{gaps:?}")),
+    });
+    assert_eq!((gap.cause.as_str(), gap.planned), ("restart", false), "{gap:?}");
+    assert_eq!(Some(gap.from), position, "nothing was stored between the two ends");
+}
+
 #[test]
 fn their_connections_to_the_source_are_killed_one_at_a_time() {
     let pair = Pair::start(Version::Valkey91, &[alert::SOURCE]);
