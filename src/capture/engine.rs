@@ -334,6 +334,8 @@ impl Engine {
     fn clear_buffered(&mut self) -> u64 {
         let spilled = self.spill.clear();
         self.ledger.received(spilled.unread);
+        // A border that was read has nothing before it any more: the successor does not continue there without a gap.
+        self.forget_border();
         self.chain.clear() + spilled.events
     }
 

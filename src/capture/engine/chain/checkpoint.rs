@@ -341,7 +341,7 @@ impl Chain {
     }
 
     /// The end of the last batch that was passed or given up, as far as this process had one.
-    fn last_passed(&self) -> Option<Position> {
+    pub(super) fn last_passed(&self) -> Option<Position> {
         let kept = self.passed.checked_sub(1).and_then(|at| self.ring.get(at));
         kept.map(|batch| batch.last).max(self.left)
     }

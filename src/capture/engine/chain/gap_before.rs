@@ -66,8 +66,11 @@ impl Chain {
             _ => None,
         });
         // Messages lost in the spool were read after the batch before them, though the loss may be found only now.
-        let since = own.iter().chain(&self.owed).any(|gap| gap.cause == GapCause::SpoolCorrupt);
-        let since = self.since_unix_ms.filter(|_| since);
+        let corrupt = own.iter().chain(&self.owed).any(|gap| gap.cause == GapCause::SpoolCorrupt);
+        // A batch of an earlier process has its own gap only. What that process owed before it, or stored and a failover
+        // lost, is not on disk.
+        let from_disk = self.last_passed().is_none();
+        let since = self.since_unix_ms.filter(|_| corrupt || from_disk);
         // The state's reason is the gravest; messages given up here are the least.
         let known = self.went_back.clone().into_iter().chain(own).chain(self.owed.clone());
         let mut gap =
