@@ -216,7 +216,7 @@ impl Engine {
             rollout: Rollout::Current,
             revision: None,
             ledger: EngineLedger::default(),
-            reading: Reading::new(now.at),
+            reading: Reading::new(settings.source_moves, now.at),
             writing: Writing::new(inherits, now.at),
             ending: Ending::Running,
             known_durable: None,

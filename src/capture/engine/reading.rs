@@ -51,6 +51,8 @@ pub(super) struct Reading {
     pub(super) heartbeat_unix_ms: Option<u64>,
     /// When the last heartbeat that came back was sent: nothing published before is missing.
     pub(super) beat_sent: Option<Instant>,
+    /// True if another server can become the source.
+    source_moves: bool,
     /// When the last window or link was asked for.
     pub(super) asked: Instant,
     /// True if the last link was silent: the next one goes to a server of the other role.
@@ -170,7 +172,7 @@ pub(in crate::capture) enum Lost {
 }
 
 impl Reading {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(source_moves: bool, now: Instant) -> Self {
         Self {
             opening: ReaderOpening::Waiting(now),
             open: None,
@@ -178,6 +180,7 @@ impl Reading {
             error: None,
             heartbeat_unix_ms: None,
             beat_sent: None,
+            source_moves,
             asked: now,
             avoids_preferred: false,
             heartbeat: HeartbeatReport::default(),
@@ -211,11 +214,13 @@ impl Reading {
         Some(self.is_master_until().map_or(sent, |at| at.min(sent)))
     }
 
-    /// Until when the server that is read is certain to be the master. `None` if nothing is read, or nothing was
-    /// confirmed so far.
+    /// Until when the server that is read is certain to be the master. `None` if nothing is read, or if no other server
+    /// can become the master and none was asked so far.
     pub(super) fn is_master_until(&self) -> Option<Instant> {
         let open = self.open.as_ref()?;
-        open.complete_until.or_else(|| self.heartbeat.confirmed.map(|at| at.max(open.since)))
+        let confirmed = self.heartbeat.confirmed.map(|at| at.max(open.since));
+        // Without a confirmation so far, no more is certain than that it was the master at first.
+        open.complete_until.or(confirmed).or(self.source_moves.then_some(open.since))
     }
 
     /// The tap that is open.
@@ -321,10 +326,9 @@ impl Engine {
     /// Sentinels report another master: a waiting reader opens now, and the open one is the old master's.
     pub(super) fn hurry_opening(&mut self, now: Moment) {
         self.reading.backoff.reset();
-        let until = self.reading.heartbeat.confirmed.and_then(|_| self.reading.complete_until());
+        let until = self.reading.complete_until();
         if let Some(open) = &mut self.reading.open {
-            // Without a confirmation it is only certain that the server was the master when the window opened.
-            open.complete_until.get_or_insert(until.unwrap_or(open.since));
+            open.complete_until = until;
         }
         if let ReaderOpening::Waiting(until) = &mut self.reading.opening {
             *until = now.at;
