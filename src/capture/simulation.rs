@@ -519,6 +519,16 @@ mod random_histories {
     }
 }
 
+/// Rare histories: each found a fault beyond the seeds above.
+#[test]
+fn rare_histories() {
+    for seed in
+        [50_333, 59_796, 65_979, 76_437, 102_916, 157_524, 191_801, 207_706, 222_846, 237_535, 240_835]
+    {
+        histories(seed..seed + 1, None);
+    }
+}
+
 #[test]
 fn random_histories_on_a_real_server() {
     for version in ["redis-7.0", "redis-8.2", "valkey-8.0", "valkey-9.1"] {
