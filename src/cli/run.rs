@@ -19,7 +19,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use reload::Reading;
+use reload::PendingReload;
 use signals::Signals;
 
 use super::route_flags::{ConfigurationPlace, RouteFlags};
@@ -152,7 +152,7 @@ async fn live(place: ConfigurationPlace, loaded: Loaded, listener: TcpListener, 
     ];
     let ready = rt::spawn("ready", announce_ready(notifier.clone(), board.clone()));
 
-    let mut reading: Option<Reading> = None;
+    let mut reading: Option<PendingReload> = None;
     loop {
         tokio::select! {
             biased;

@@ -68,7 +68,7 @@ struct Watched {
     slot: CacheSlot,
     metrics: CacheMetrics,
     /// The last reading, and when it was.
-    last: Option<(Reading, Instant)>,
+    last: Option<(CacheInfo, Instant)>,
     /// True once the log says that the server refuses.
     told: bool,
 }
@@ -94,7 +94,7 @@ impl Watched {
         loop {
             let reply = connection.ask(self.endpoint.response_timeout, "reading INFO", &[b"INFO"]).await?;
             let info = String::from_utf8_lossy(reply.bytes().unwrap_or_default()).into_owned();
-            let Some(reading) = Reading::of(&info) else {
+            let Some(reading) = CacheInfo::of(&info) else {
                 return Err(Error::Refused("the reply to INFO has no statistics".to_owned()));
             };
             self.take(reading, Instant::now());
@@ -102,7 +102,7 @@ impl Watched {
         }
     }
 
-    fn take(&mut self, reading: Reading, now: Instant) {
+    fn take(&mut self, reading: CacheInfo, now: Instant) {
         self.told = false;
         let lately = self.last.take().and_then(|(last, at)| {
             let over_ms = u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX);
@@ -139,7 +139,7 @@ impl Watched {
 
 /// What matters of a reply to INFO.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Reading {
+struct CacheInfo {
     /// The run of the server, if it reports one.
     run: String,
     hits: u64,
@@ -151,7 +151,7 @@ struct Reading {
     policy: CachePolicy,
 }
 
-impl Reading {
+impl CacheInfo {
     /// None where nothing of it is there.
     fn of(info: &str) -> Option<Self> {
         let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
@@ -196,22 +196,22 @@ mod tests {
 
     #[test]
     fn counts_of_one_run_are_compared_and_no_others() {
-        let first = Reading::of(INFO).unwrap();
+        let first = CacheInfo::of(INFO).unwrap();
         assert_eq!((first.memory, first.limit, first.policy.as_str()), (1000, 4000, "allkeys-lru"));
         let later = INFO.replace("hits:20", "hits:25").replace("evicted_keys:3", "evicted_keys:10");
         let expected = CacheActivity { over_ms: 0, hits: 5, misses: 0, evicted: 7, expired: 0 };
-        assert_eq!(Reading::of(&later).unwrap().since(&first), Some(expected));
+        assert_eq!(CacheInfo::of(&later).unwrap().since(&first), Some(expected));
         let fell = INFO.replace("misses:10", "misses:9").replace("hits:20", "hits:99");
-        assert_eq!(Reading::of(&fell).unwrap().since(&first), None, "CONFIG RESETSTAT");
+        assert_eq!(CacheInfo::of(&fell).unwrap().since(&first), None, "CONFIG RESETSTAT");
         let other = later.replace("run_id:abc", "run_id:def");
-        assert_eq!(Reading::of(&other).unwrap().since(&first), None, "another run");
+        assert_eq!(CacheInfo::of(&other).unwrap().since(&first), None, "another run");
     }
 
     #[test]
     fn a_server_may_report_little_or_anything() {
-        assert_eq!(Reading::of(""), None);
-        assert_eq!(Reading::of("nothing\r\nkeyspace_hits:x\r\n"), None);
-        let little = Reading::of("keyspace_hits:1\r\nmaxmemory_policy:\u{1b}[2J\r\n").unwrap();
+        assert_eq!(CacheInfo::of(""), None);
+        assert_eq!(CacheInfo::of("nothing\r\nkeyspace_hits:x\r\n"), None);
+        let little = CacheInfo::of("keyspace_hits:1\r\nmaxmemory_policy:\u{1b}[2J\r\n").unwrap();
         assert_eq!((little.hits, little.limit, little.policy.as_str()), (1, 0, "other"));
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::change::keys::{KeyMaker, Rejection};
+use super::change::keys::{KeyMaker, KeyRejection};
 use super::cursor::place::Place;
 use super::cursor::{Counts, CursorCalls, CursorLook, PlaceField};
 use super::failure::SessionFailure;
@@ -59,7 +59,7 @@ pub(super) enum Effect {
     /// This many entries were left out by the filter.
     Filtered(u64),
     /// These entries are dead letters; the first one and why, for the log.
-    Rejected { count: u64, first: EntryId, why: Rejection, suppressed: Option<u64> },
+    Rejected { count: u64, first: EntryId, why: KeyRejection, suppressed: Option<u64> },
     /// Entries are applied once more.
     Replay { trigger: ReplayTrigger, from: EntryId, suppressed: Option<u64> },
     /// Changes may have been missed.
@@ -195,7 +195,7 @@ struct SessionState {
     /// COUNT of the next read.
     read_entries: usize,
     /// Dead letters to be written before what follows is applied.
-    letters: Vec<(EntryId, Rejection)>,
+    letters: Vec<(EntryId, KeyRejection)>,
     /// Up to here the stream had ended, at that time.
     end_seen: Option<(EntryId, Instant)>,
     /// When the cursor was last written.

@@ -25,7 +25,7 @@ pub(super) struct QueuedEntry {
 
 /// A batch of the first pass.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct QueuedBatch {
     pub(super) last: Place,
     pub(super) entries: usize,
     /// Each once.
@@ -78,9 +78,9 @@ impl Queue {
     }
 
     /// Takes the next batch: as many entries as one call of at most `most` covers.
-    pub(super) fn next_batch(&mut self, most: usize) -> Option<Batch> {
+    pub(super) fn next_batch(&mut self, most: usize) -> Option<QueuedBatch> {
         let first = self.entries.front()?;
-        let mut batch = Batch { last: first.place, entries: 0, keys: Vec::new(), bytes: 0 };
+        let mut batch = QueuedBatch { last: first.place, entries: 0, keys: Vec::new(), bytes: 0 };
         let mut changes = Changes::with_room_for(self.keys.min(most));
         while let Some(next) = self.entries.front() {
             let fits = batch.entries < most && changes.have_room(&next.keys);

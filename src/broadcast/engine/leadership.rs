@@ -114,7 +114,7 @@ impl LeaseReply {
 
 /// The change by a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum LeadershipChange {
     /// No change.
     Same,
     /// This instance publishes from now on.
@@ -132,7 +132,7 @@ pub(crate) struct Leadership {
     /// Until when this instance may send, or might; `None` before it could for the first time.
     until: Option<Instant>,
     /// The last reply's result.
-    known: Option<Change>,
+    known: Option<LeadershipChange>,
     /// Sent and not answered.
     asked: Option<(LeaseRequest, Instant)>,
     next: LeaseRequest,
@@ -205,27 +205,31 @@ impl Leadership {
     }
 
     /// Takes in a reply.
-    pub(crate) fn on_reply(&mut self, reply: &LeaseReply, now: Instant) -> Change {
-        let Some((want, sent)) = self.asked.take() else { return Change::Same };
+    pub(crate) fn on_reply(&mut self, reply: &LeaseReply, now: Instant) -> LeadershipChange {
+        let Some((want, sent)) = self.asked.take() else { return LeadershipChange::Same };
         if self.next == LeaseRequest::Release {
             // The answer to the release itself, or to an earlier question.
             self.released = want == LeaseRequest::Release;
             self.due = now;
-            return Change::Same;
+            return LeadershipChange::Same;
         }
         self.next = LeaseRequest::Claim;
         let change = if reply.holder == self.me {
             self.until = Some(sent + (TERM - MARGIN));
             self.due = sent + RENEWAL;
-            Change::Leads
+            LeadershipChange::Leads
         } else {
             self.end(now);
             // If no instance has it, one that waited before goes first.
             let wait = if reply.holder.is_empty() { STANDBY * 3 / 2 } else { STANDBY.min(reply.left) };
             self.due = now + wait;
-            Change::StandsBy(Some(reply.holder.clone()).filter(|holder| !holder.is_empty()))
+            LeadershipChange::StandsBy(Some(reply.holder.clone()).filter(|holder| !holder.is_empty()))
         };
-        if self.known.replace(change.clone()) == Some(change.clone()) { Change::Same } else { change }
+        if self.known.replace(change.clone()) == Some(change.clone()) {
+            LeadershipChange::Same
+        } else {
+            change
+        }
     }
 }
 
@@ -258,16 +262,16 @@ mod tests {
         assert!(!one.leads(start) && ask(&mut one, start).contains("begin"));
         assert_eq!(ask(&mut one, start), "", "one at a time");
         // The answer took 100 ms.
-        assert_eq!(one.on_reply(&reply("one", 750), start + ms(100)), Change::Leads);
+        assert_eq!(one.on_reply(&reply("one", 750), start + ms(100)), LeadershipChange::Leads);
         assert!(one.leads(start + ms(649)) && !one.leads(start + ms(650)));
         assert_eq!(one.due(), Some(start + ms(250)));
         assert!(ask(&mut one, start + ms(250)).contains("claim"));
-        assert_eq!(one.on_reply(&reply("one", 750), start + ms(251)), Change::Same);
+        assert_eq!(one.on_reply(&reply("one", 750), start + ms(251)), LeadershipChange::Same);
         assert!(one.leads(start + ms(899)) && !one.leads(start + ms(900)));
         // Frozen for long: the other one has it.
         let later = start + ms(5_000);
         assert!(!one.leads(later) && ask(&mut one, later).contains("claim"));
-        assert_eq!(one.on_reply(&reply("two", 30), later), Change::StandsBy(Some("two".into())));
+        assert_eq!(one.on_reply(&reply("two", 30), later), LeadershipChange::StandsBy(Some("two".into())));
         assert_eq!(one.due(), Some(later + ms(30)), "as soon as it can have run out");
     }
 
@@ -278,7 +282,7 @@ mod tests {
         ask(&mut one, start);
         one.release(start);
         assert!(!one.leads(start));
-        assert_eq!(one.on_reply(&reply("one", 750), start), Change::Same);
+        assert_eq!(one.on_reply(&reply("one", 750), start), LeadershipChange::Same);
         assert!(!one.leads(start) && !one.is_released());
         assert!(ask(&mut one, start).contains("release"));
         one.on_reply(&reply("", 0), start);

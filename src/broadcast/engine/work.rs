@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::leadership::{Change, Leadership, LeaseReply};
+use super::leadership::{Leadership, LeadershipChange, LeaseReply};
 use super::{Core, Effect, Hashes, Next};
 use crate::broadcast::failure::SessionFailure;
 use crate::broadcast::group::follower::{Asked, Follower};
@@ -69,7 +69,7 @@ pub(super) struct Work {
     /// Its last reported status, with the instance that publishes.
     told: Option<(RouteState, Option<String>)>,
     /// The lease's holder, by the last reply.
-    standing: Option<Change>,
+    standing: Option<LeadershipChange>,
     /// The deadline of a stop for the calls under way.
     drain_until: Option<Instant>,
     releases: bool,
@@ -224,7 +224,7 @@ impl Work {
             }
             Some(_) => {}
         }
-        if change != Change::Same {
+        if change != LeadershipChange::Same {
             self.standing = Some(change);
         }
         Ok(())
@@ -355,8 +355,8 @@ impl Work {
         }
         let state = match &self.standing {
             None if self.leadership.is_some() => return,
-            None | Some(Change::Leads) if self.publishes => (RouteState::Live, None),
-            Some(Change::StandsBy(holder)) => (RouteState::Standby, holder.clone()),
+            None | Some(LeadershipChange::Leads) if self.publishes => (RouteState::Live, None),
+            Some(LeadershipChange::StandsBy(holder)) => (RouteState::Standby, holder.clone()),
             _ => return,
         };
         if self.told.as_ref() != Some(&state) {

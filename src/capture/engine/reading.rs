@@ -308,7 +308,9 @@ impl Engine {
         }
         self.reading.asked = now.at;
         // Of a successor's anchor that was read as the border and is none any more, only its number was kept free.
-        self.raise_floor(self.given().map_or(0, |given| given.epoch.number + 1));
+        if self.given().is_some_and(|given| given.epoch.number == self.floor) {
+            self.raise_floor(self.floor + 1);
+        }
         self.take_floor();
         if self.floor > Epoch::MAX_NUMBER {
             return self.on_used_up(now);

@@ -13,16 +13,16 @@ use crate::status::{Board, FailedReload};
 use crate::supervisor::Supervisor;
 
 /// The configuration of a reload.
-pub(super) type Reading = Pin<Box<dyn Future<Output = Result<Loaded, Problems>> + Send>>;
+pub(super) type PendingReload = Pin<Box<dyn Future<Output = Result<Loaded, Problems>> + Send>>;
 
-/// Begins to read the configuration. Reading files may block; the routes continue meanwhile.
-pub(super) fn read(place: &ConfigurationPlace) -> Reading {
+/// Begins to read the configuration. PendingReload files may block; the routes continue meanwhile.
+pub(super) fn read(place: &ConfigurationPlace) -> PendingReload {
     let place = place.clone();
     Box::pin(rt::blocking("configuration", move || place.read()))
 }
 
 /// Comes back with what was read; never where nothing is being read. Cancel safe.
-pub(super) async fn finished(reading: &mut Option<Reading>) -> Result<Loaded, Problems> {
+pub(super) async fn finished(reading: &mut Option<PendingReload>) -> Result<Loaded, Problems> {
     match reading {
         Some(reading) => reading.await,
         None => std::future::pending().await,

@@ -24,7 +24,7 @@ pub(in crate::invalidate) const LARGEST_VALUE: usize = 1024 * 1024;
 
 /// Why an entry makes no keys. Kept in the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(in crate::invalidate) enum Rejection {
+pub(in crate::invalidate) enum KeyRejection {
     /// A template has no value, or makes no valid key.
     #[error("{0}")]
     NoKey(String),
@@ -33,7 +33,7 @@ pub(in crate::invalidate) enum Rejection {
     TooManyKeys,
 }
 
-impl Rejection {
+impl KeyRejection {
     /// The stable name in the dead letter.
     pub(in crate::invalidate) const fn reason(&self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ pub(in crate::invalidate) enum EntryKeys {
     /// The route's filter leaves it out.
     Filtered,
     /// It becomes a dead letter. These keys can be made nevertheless, and are removed.
-    Rejected(Rejection, Vec<Change>),
+    Rejected(KeyRejection, Vec<Change>),
 }
 
 /// A route's filter and templates.
@@ -118,13 +118,13 @@ impl KeyMaker {
                     let mut seen = HashSet::with_capacity(keys.len());
                     keys.retain(|key| seen.insert(key.clone()));
                 }
-                Err(Rejection::TooManyKeys) => {
-                    return EntryKeys::Rejected(Rejection::TooManyKeys, Vec::new());
+                Err(KeyRejection::TooManyKeys) => {
+                    return EntryKeys::Rejected(KeyRejection::TooManyKeys, Vec::new());
                 }
                 Err(why) => _ = rejected.get_or_insert(why),
             }
             if keys.len() > MOST_KEYS {
-                return EntryKeys::Rejected(Rejection::TooManyKeys, Vec::new());
+                return EntryKeys::Rejected(KeyRejection::TooManyKeys, Vec::new());
             }
         }
         let removals = |keys: Vec<CacheKey>| keys.into_iter().map(Change::removal).collect();
@@ -175,7 +175,7 @@ impl KeyMaker {
     }
 
     /// The keys of one template, maybe several times.
-    fn keys(&self, template: &[KeyPart], entry: &StreamEntry<'_>) -> Result<Vec<CacheKey>, Rejection> {
+    fn keys(&self, template: &[KeyPart], entry: &StreamEntry<'_>) -> Result<Vec<CacheKey>, KeyRejection> {
         let mut made = vec![Vec::new()];
         for part in template {
             made = self.extended(made, part, entry)?;
@@ -190,7 +190,7 @@ impl KeyMaker {
         mut made: Vec<Vec<u8>>,
         part: &KeyPart,
         entry: &StreamEntry<'_>,
-    ) -> Result<Vec<Vec<u8>>, Rejection> {
+    ) -> Result<Vec<Vec<u8>>, KeyRejection> {
         match part {
             KeyPart::Literal(text) => append(&mut made, text),
             KeyPart::Id => append(&mut made, entry.id_text),
@@ -214,13 +214,13 @@ impl KeyMaker {
             }
             KeyPart::Pointer(place) => {
                 let values = self.values.get(*place).map_err(|missing| match missing {
-                    Missing::TooMany => Rejection::TooManyKeys,
+                    Missing::TooMany => KeyRejection::TooManyKeys,
                     Missing::NoValue(pointer) => {
                         no_key(format!("the payload has no text, number, true or false at '{pointer}'"))
                     }
                 })?;
                 if made.len().saturating_mul(values.len()) > MOST_KEYS {
-                    return Err(Rejection::TooManyKeys);
+                    return Err(KeyRejection::TooManyKeys);
                 }
                 if let [only] = values {
                     append(&mut made, only);
@@ -233,7 +233,7 @@ impl KeyMaker {
         Ok(made)
     }
 
-    fn check(&self, key: &[u8]) -> Result<(), Rejection> {
+    fn check(&self, key: &[u8]) -> Result<(), KeyRejection> {
         unusable(&self.reserved, key).map_or(Ok(()), |why| Err(no_key(format!("a key would {why}"))))
     }
 }
@@ -253,8 +253,8 @@ fn append(made: &mut [Vec<u8>], value: &[u8]) {
     }
 }
 
-fn no_key(why: String) -> Rejection {
-    Rejection::NoKey(why)
+fn no_key(why: String) -> KeyRejection {
+    KeyRejection::NoKey(why)
 }
 
 fn parts(template: &Template, stream: &str, values: &mut Values) -> Vec<KeyPart> {
@@ -453,7 +453,7 @@ pub(in crate::invalidate) mod tests {
             |count: usize| format!("[{}]", (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(","));
         let made = |keys: &[&str], count| match of(keys, array(count).as_bytes()) {
             EntryKeys::Keys(keys) => keys.len(),
-            EntryKeys::Rejected(Rejection::TooManyKeys, keys) => keys.len(),
+            EntryKeys::Rejected(KeyRejection::TooManyKeys, keys) => keys.len(),
             other => panic!("{other:?}"),
         };
         assert_eq!(made(&["p:<pointer:/*>"], 1000), 1000);

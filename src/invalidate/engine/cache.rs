@@ -19,7 +19,7 @@ use crate::invalidate::change::Change;
 use crate::invalidate::cursor::place::Place;
 use crate::invalidate::cursor::{self, AdoptCall, ClearCall, ClearReply, CursorLook, PlaceField};
 use crate::invalidate::failure::SessionFailure;
-use crate::invalidate::queue::Batch;
+use crate::invalidate::queue::QueuedBatch;
 use crate::invalidate::second_pass::{DueAgain, Marks};
 use crate::invalidate::sweep::{Clearing, Sweep};
 use crate::logs::LogCode;
@@ -43,7 +43,7 @@ pub(super) enum CacheCall {
     Time(CursorLook),
     Adopt(Adoption),
     /// The first pass moves from this place on.
-    First(Place, Batch),
+    First(Place, QueuedBatch),
     /// The second pass moves from this place on.
     Again(Place, DueAgain),
     /// Writes the cursor without a clear: the first pass's place, with its present counts.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{Effect, Engine, SessionState};
 use crate::event::InvalidateLoss;
-use crate::invalidate::change::keys::{EntryKeys, Rejection};
+use crate::invalidate::change::keys::{EntryKeys, KeyRejection};
 use crate::invalidate::cursor::place::Place;
 use crate::invalidate::failure::SessionFailure;
 use crate::invalidate::queue::QueuedEntry;
@@ -324,7 +324,7 @@ impl Engine {
         let written = value.count().ok_or_else(|| SessionFailure::source(DEAD_LETTERS.invalid_reply()))?;
         let Some(session) = &mut self.session else { return Ok(()) };
         let letters = std::mem::take(&mut session.letters);
-        for (id, _) in letters.iter().filter(|(_, why)| *why == Rejection::TooManyKeys) {
+        for (id, _) in letters.iter().filter(|(_, why)| *why == KeyRejection::TooManyKeys) {
             let detail = format!("the entry {id} makes more keys than are cleared in one step");
             self.miss(InvalidateLoss::TooManyKeys, detail, now);
         }
@@ -362,7 +362,7 @@ pub(super) fn is_anew(facts: Option<&StreamCounters>, seen: Option<&StreamCounte
     below || fewer || seen.is_some_and(|seen| facts.replaces(seen))
 }
 
-fn letters(out: &mut Vec<u8>, key: &str, stream: &[u8], letters: &[(EntryId, Rejection)]) {
+fn letters(out: &mut Vec<u8>, key: &str, stream: &[u8], letters: &[(EntryId, KeyRejection)]) {
     resp::header(out, 5 + letters.len() * 3);
     for word in [b"EVAL", DEAD_LETTERS.source.as_bytes(), b"1", key.as_bytes(), stream] {
         resp::argument(out, word);

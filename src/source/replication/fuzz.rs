@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 
 use super::link::LinkOpening;
 use super::node::Info;
-use super::stream::{FoundCommand, Stream};
+use super::stream::{CommandCutter, FoundCommand};
 use super::{HistoryId, ReplicationOffset};
 use crate::server::{Connection, Role};
 
@@ -45,7 +45,7 @@ pub fn replication_stream(input: &[u8]) {
 }
 
 fn read(bytes: &[u8], piece: usize) -> StreamSeen {
-    let mut stream = Stream::new(0, LIMIT);
+    let mut stream = CommandCutter::new(0, LIMIT);
     stream.set_patterns(vec![b"orders.*".to_vec()], true);
     stream.watch(b"s".to_vec(), b"g".to_vec());
     let mut seen = StreamSeen { found: Vec::new(), touched: false, end: None };

@@ -18,7 +18,7 @@ use memchr::memmem;
 use tokio::time::timeout;
 
 use super::node::{self, Info, NoContinuation, Node};
-use super::stream::{FoundCommand, Stream};
+use super::stream::{CommandCutter, FoundCommand};
 use super::{HistoryId, ReplicationOffset};
 use crate::config::{Address, Endpoint, Prefer};
 use crate::server::resp::command;
@@ -51,7 +51,7 @@ const MARK_BYTES: usize = 40;
 #[derive(Debug)]
 pub(crate) struct ReplicationLink {
     connection: Connection,
-    stream: Stream,
+    stream: CommandCutter,
     address: Address,
     role: Role,
     acked: Instant,
@@ -112,7 +112,7 @@ impl ReplicationLink {
             opening.await_stream(offset, || written(endpoint, &address, role)).await?;
         }
         let LinkOpening { connection, role, .. } = opening;
-        let stream = Stream::new(offset, limit);
+        let stream = CommandCutter::new(offset, limit);
         let now = Instant::now();
         let large = (Vec::new(), Vec::new());
         Ok((Self { connection, stream, address, role, acked: now, found: (now, offset), large }, start))

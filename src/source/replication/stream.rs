@@ -51,7 +51,7 @@ pub(crate) struct StreamCut {
 
 /// A reader's place in the stream.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(crate) struct CommandCutter {
     /// Bytes of the stream that are done with, as the master counts them.
     offset: u64,
     /// The end of the last whole command.
@@ -90,7 +90,7 @@ enum CommandAhead {
     Whole { end: usize, found: FoundCommand },
 }
 
-impl Stream {
+impl CommandCutter {
     /// A stream of which everything up to `offset` has been read. `limit` is the largest payload in bytes.
     pub(crate) fn new(offset: u64, limit: usize) -> Self {
         Self {
@@ -400,7 +400,7 @@ mod tests {
 
     /// Reads everything from the byte `from` on, in pieces; each with the offset behind it.
     fn read(bytes: &[u8], from: usize, step: usize) -> Vec<(u64, String)> {
-        let mut stream = Stream::new(from as u64, LIMIT);
+        let mut stream = CommandCutter::new(from as u64, LIMIT);
         let (mut seen, mut start, mut end) = (Vec::new(), from, from);
         loop {
             let unread = &bytes[start..end];
@@ -467,7 +467,7 @@ mod tests {
         resp::command(&mut bytes, &[b"PUBLISH", b"orders.eu", b"payload"]);
         for (sharded, told) in [(false, 1), (true, 2)] {
             for step in [1000, 65_537] {
-                let mut stream = Stream::new(0, LIMIT);
+                let mut stream = CommandCutter::new(0, LIMIT);
                 stream.set_patterns(vec![b"other*".to_vec(), b"orders.*".to_vec()], sharded);
                 let (mut start, mut end, mut seen) = (0, 0, Vec::new());
                 while start < bytes.len() {
@@ -516,7 +516,7 @@ mod tests {
                 resp::command(&mut bytes, command);
             }
             for step in 1..bytes.len() {
-                let mut stream = Stream::new(0, LIMIT);
+                let mut stream = CommandCutter::new(0, LIMIT);
                 stream.watch(b"s".to_vec(), b"g".to_vec());
                 let (mut start, mut end, mut touched) = (0, 0, 0);
                 while end < bytes.len() {
@@ -535,10 +535,10 @@ mod tests {
         for bytes in
             [b"+OK\r\n".as_slice(), b"*3\r\n:7\r\n", b"*-7\r\n", b"*1\r\n$99999999999\r\n", b"hello\r\n"]
         {
-            let cut = Stream::new(0, LIMIT).cut(bytes, |_, _| true);
+            let cut = CommandCutter::new(0, LIMIT).cut(bytes, |_, _| true);
             assert!(cut.is_err(), "{}: {cut:?}", bytes.escape_ascii());
         }
         let broken = b"*3\r\n$7\r\nPUBLISH\r\n$1\r\naXX$1\r\na\r\n";
-        assert!(Stream::new(0, LIMIT).cut(broken, |_, _| true).is_err());
+        assert!(CommandCutter::new(0, LIMIT).cut(broken, |_, _| true).is_err());
     }
 }
