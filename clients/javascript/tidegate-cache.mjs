@@ -64,11 +64,17 @@ export function tidegateCache(client, options = {}) {
   /** The value of the key, or what load() resolves to. Errors of the cache count as a miss; those of load() are thrown. */
   async function get(key, load, { ttl: life = ttl } = {}) {
     const [held, token] = [key + suffix, randomBytes(16).toString('hex')]
-    let [found, mine] = [null, false]
+    let mine = false
     try {
       for (let pause = 5, until = Date.now() + wait; ; pause = Math.min(2 * pause, 40)) {
-        found = await (versions ? ask('HGET', key, 'value') : ask('GET', key)).catch(otherType)
-        if (found !== null) break
+        const found = await (versions ? ask('HGET', key, 'value') : ask('GET', key)).catch(otherType)
+        if (found !== null) {
+          try {
+            return JSON.parse(found)
+          } catch { // of another form. A script with versions would not store the same version over it
+            await ask('UNLINK', key)
+          }
+        }
         mine = await ask('SET', held, token, 'NX', 'PX', String(lease)) === 'OK'
         mine ||= await ask('GET', held) === token // the client library has sent the SET twice
         if (mine || Date.now() >= until) break
@@ -77,7 +83,6 @@ export function tidegateCache(client, options = {}) {
     } catch {
       mine = false // no answer from the cache: the database, and nothing is stored
     }
-    if (found !== null) return JSON.parse(found)
     let value, version
     try {
       [value, ...version] = versions ? await load() : [await load()]

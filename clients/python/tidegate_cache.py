@@ -80,7 +80,10 @@ class Cache:
                         raise
                     found = None  # from before `versions` were switched on or off
                 if found is not None:
-                    return self.loads(found)
+                    try:
+                        return self.loads(found)
+                    except Exception:  # of another form. A script with versions would not store the same version over it
+                        yield lambda: self.client.unlink(key)
                 mine = yield lambda: self.client.set(lease, token, nx=True, px=int(self.lease * 1000))
                 if not mine:  # unless the client library has sent the SET twice
                     mine = (yield lambda: self.client.get(lease)) in (token, token.encode())

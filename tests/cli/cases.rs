@@ -38,18 +38,11 @@ streams = "stock:*"
 destination = "main"
 channel = "stock.<field:sku>"
 envelope = "json"
-[invalidate.cache]
-source = "main"
-stream = "products"
-destination = "main"
-keys = ["product:<pointer:/sku>", "by:<field:name>"]
-[invalidate.written]
-source = "main"
-stream = "products"
-destination = "main"
-keys = ["product:<pointer:/sku>"]
-set = { value = "<pointer:/product>", version = "<pointer:/version>" }
 "#;
+
+fn routes() -> String {
+    [ROUTES, INVALIDATIONS].concat()
+}
 
 const CASES: &str = r#"
 [[test]]
@@ -92,7 +85,7 @@ expect = { keys = ["product:7"], version = 7, value = '{"price":5}' }
 
 #[test]
 fn a_case_names_what_comes_out_of_each_kind_of_route() {
-    assert_eq!(tested(ROUTES, CASES, OK), "6 cases passed\n");
+    assert_eq!(tested(&routes(), CASES, OK), "6 cases passed\n");
     for (right, wrong) in [
         ("left_out = false", "left_out = true"),
         ("received = true", "received = false"),
@@ -106,7 +99,7 @@ fn a_case_names_what_comes_out_of_each_kind_of_route() {
     ] {
         let wrong = CASES.replacen(right, wrong, 1);
         assert_ne!(wrong, CASES, "{right}");
-        let said = tested(ROUTES, &wrong, 1);
+        let said = tested(&routes(), &wrong, 1);
         assert_eq!(said.matches("  expected ").count(), 1, "{right}: {said}");
         assert!(said.ends_with("1 failed, 5 passed\n"), "{right}: {said}");
     }
@@ -126,11 +119,11 @@ fn a_run_without_a_case_does_not_pass() {
             "DIR/tests/cases.toml:1: a: expected only cases, each with [[test]] above it\n1 failed, 0 passed\n",
         ),
     ] {
-        assert_eq!(tested(ROUTES, cases, 1), expected);
+        assert_eq!(tested(&routes(), cases, 1), expected);
     }
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tidegate.toml");
-    fs::write(&file, ROUTES).unwrap();
+    fs::write(&file, routes()).unwrap();
     let arguments = ["test", "--config", file.to_str().unwrap()];
     printed(&tidegate(&arguments), USAGE);
     fs::create_dir(directory.path().join("tests")).unwrap();

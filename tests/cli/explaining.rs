@@ -163,19 +163,8 @@ streams = "stock:*"
 destination = "main"
 channel = "stock.<field:sku>"
 where = [{ entry = "kind", prefix = "st" }]
-[invalidate.cache]
-source = "main"
-stream = "products"
-destination = "main"
-keys = ["product:<pointer:/sku>", "by:<field:name>"]
-[invalidate.written]
-source = "main"
-stream = "products"
-destination = "main"
-keys = ["product:<pointer:/sku>"]
-set = { value = "<pointer:/product>", version = "<pointer:/version>" }
 "#;
-    fs::write(&file, routes).unwrap();
+    fs::write(&file, [routes, INVALIDATIONS].concat()).unwrap();
     let tried = |route: &str, arguments: &[&str], code: i32| {
         let command = [&["try", route, "--config", file.to_str().unwrap()], arguments].concat();
         let output = tidegate(&command);

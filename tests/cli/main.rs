@@ -36,6 +36,21 @@ const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
 const CONFIGURATION: i32 = 78;
 
+/// Invalidations of a server `main`: with keys alone, and with a value.
+const INVALIDATIONS: &str = r#"
+[invalidate.cache]
+source = "main"
+stream = "products"
+destination = "main"
+keys = ["product:<pointer:/sku>", "by:<field:name>"]
+[invalidate.written]
+source = "main"
+stream = "products"
+destination = "main"
+keys = ["product:<pointer:/sku>"]
+set = { value = "<pointer:/product>", version = "<pointer:/version>" }
+"#;
+
 const ROUTES: &str = r#"
 [capture.orders]
 source = "shop"
