@@ -142,7 +142,7 @@ impl Cli {
         let place = |flags: &RouteFlags| ConfigurationPlace::of(flags, named, file.clone());
         let file = file.as_path();
         ExitCode::from(match self.command {
-            Command::Init(arguments) => init::init(file, arguments),
+            Command::Init(arguments) => init::init(file, named.is_some(), arguments),
             Command::Run(arguments) => with_place(place(&arguments.route), run::run),
             Command::Check(arguments) => {
                 with_place(place(&arguments.route), |place| check::check(place, &arguments))

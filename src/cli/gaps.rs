@@ -88,10 +88,8 @@ pub(super) fn gaps(path: &Path, arguments: &GapsArguments) -> u8 {
     if let (Some(wanted), []) = (&arguments.route, routes.as_slice()) {
         return super::no_capture(&config, wanted);
     }
-    match super::block_on(print(&mut output::stdout(), &config, &routes, arguments)) {
+    match super::block_on(print(&mut output::stdout_to_the_end(), &config, &routes, arguments)) {
         Ok(Ok(code)) => code,
-        // Who reads has seen enough, as `head` does.
-        Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => super::OK,
         Ok(Err(error)) | Err(error) => {
             tell!("cannot list the gaps: {error}");
             super::FAILED

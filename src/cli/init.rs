@@ -28,18 +28,27 @@ const USUAL_SERVER: &str = "redis://localhost:6379";
 /// How much is kept where nobody says otherwise: a limit of each kind, so that a stream cannot fill a server.
 const USUAL_KEEP: &str = "1000000 7d";
 
-/// Writes the file.
-pub(super) fn init(path: &Path, arguments: InitArguments) -> u8 {
-    match write(path, arguments) {
+/// Writes the file. `named`: true if an option names it, as the next commands must, too.
+pub(super) fn init(path: &Path, named: bool, arguments: InitArguments) -> u8 {
+    match write(path, named, arguments) {
         Ok(()) => super::OK,
         Err(refusal) => refusal.tell(),
     }
 }
 
-fn write(path: &Path, arguments: InitArguments) -> Result<(), Refusal> {
+fn write(path: &Path, named: bool, arguments: InitArguments) -> Result<(), Refusal> {
     let InitArguments { mut route, force } = arguments;
     if !force && path.try_exists().unwrap_or(true) {
         return Err(exists(path));
+    }
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
+        && !directory.is_dir()
+    {
+        let why = format!(
+            "there is no directory {}: make it, or name another file with --config",
+            directory.display()
+        );
+        return Err(Refusal::new(super::FAILED, why));
     }
     complete(&mut route)?;
     let loaded = config::load_without_files([], &route.overrides()?)
@@ -64,7 +73,9 @@ fn write(path: &Path, arguments: InitArguments) -> Result<(), Refusal> {
             format!("{} cannot be written: {error}; name another file with --config", path.display()),
         ),
     })?;
-    tell!("{} was written; next: tidegate check --connect, then tidegate run", path.display());
+    let shown = path.display();
+    let named = if named { format!(" --config {shown}") } else { String::new() };
+    tell!("{shown} was written; next: tidegate check --connect{named}, then tidegate run{named}");
     Ok(())
 }
 
@@ -130,8 +141,13 @@ fn ask(question: &str, default: &str) -> Result<String, Refusal> {
     let shown = if default.is_empty() { String::new() } else { format!(" [{default}]") };
     output::ask(&format!("{question}{shown}:"))?;
     let mut answer = String::new();
-    if io::stdin().lock().read_line(&mut answer)? == 0 {
-        return Err(Refusal::new(super::FAILED, "nothing was written"));
+    match io::stdin().lock().read_line(&mut answer) {
+        Ok(0) => return Err(Refusal::new(super::FAILED, "nothing was written")),
+        Ok(_) => {}
+        Err(error) => {
+            let why = format!("the answer cannot be read: {error}. Nothing was written");
+            return Err(Refusal::new(super::FAILED, why));
+        }
     }
     let answer = answer.trim();
     Ok(if answer.is_empty() { default } else { answer }.to_owned())

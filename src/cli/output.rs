@@ -1,8 +1,8 @@
 //! What a command prints.
 //!
-//! Who reads standard output may have seen enough, as `head` does: then the command ends quietly and with success,
-//! since nothing went wrong. Standard error is for words beside the result: where they cannot be written, nothing can
-//! be said about that, and the command continues.
+//! The reader of standard output may have seen enough, as `head` does. A command with an end then continues to it without
+//! output, so that its exit code is the true one. A command without an end stops quietly and with success. Standard error is
+//! for words beside the result: where they cannot be written, nothing can be said about that, and the command continues.
 //!
 //! Names and errors come from strangers, and a terminal obeys some characters. So all text goes through [`Printer`] or
 //! [`tell`], and nothing else in `cli` writes to standard output or standard error. Both take a line, and escape what is
@@ -26,6 +26,43 @@ pub(super) struct Printer<W>(W);
 /// Standard output.
 pub(super) fn stdout() -> Printer<StdoutLock<'static>> {
     Printer(io::stdout().lock())
+}
+
+/// Standard output of a command with an end, whose exit code says something: a reader that is gone does not end it.
+pub(super) fn stdout_to_the_end() -> Printer<ToTheEnd<StdoutLock<'static>>> {
+    Printer(ToTheEnd { out: io::stdout().lock(), is_read: true })
+}
+
+/// Takes everything, and writes it as long as somebody reads.
+#[derive(Debug)]
+pub(super) struct ToTheEnd<W> {
+    out: W,
+    is_read: bool,
+}
+
+impl<W> ToTheEnd<W> {
+    fn unless_gone<T>(&mut self, gone: T, write: impl FnOnce(&mut W) -> io::Result<T>) -> io::Result<T> {
+        if !self.is_read {
+            return Ok(gone);
+        }
+        match write(&mut self.out) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_read = false;
+                Ok(gone)
+            }
+            done => done,
+        }
+    }
+}
+
+impl<W: Write> Write for ToTheEnd<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.unless_gone(bytes.len(), |out| out.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.unless_gone((), Write::flush)
+    }
 }
 
 impl<W: Write> Printer<W> {
@@ -77,9 +114,9 @@ impl Printer<Vec<u8>> {
 /// # Errors
 /// If it cannot be written, see [`super::Refusal`].
 pub(super) fn print(
-    result: impl FnOnce(&mut Printer<StdoutLock<'static>>) -> io::Result<()>,
+    result: impl FnOnce(&mut Printer<ToTheEnd<StdoutLock<'static>>>) -> io::Result<()>,
 ) -> Result<(), super::Refusal> {
-    let mut out = stdout();
+    let mut out = stdout_to_the_end();
     result(&mut out)?;
     Ok(out.flush()?)
 }
@@ -87,7 +124,7 @@ pub(super) fn print(
 /// Prints a result, and gives the command's exit code: `code`, or that of the failure.
 pub(super) fn printed(
     code: u8,
-    result: impl FnOnce(&mut Printer<StdoutLock<'static>>) -> io::Result<()>,
+    result: impl FnOnce(&mut Printer<ToTheEnd<StdoutLock<'static>>>) -> io::Result<()>,
 ) -> u8 {
     match print(result) {
         Ok(()) => code,

@@ -39,9 +39,8 @@ pub(super) fn spool(path: &Path, command: &SpoolCommand) -> u8 {
     {
         return super::no_capture(&config, wanted);
     }
-    match verify(&mut output::stdout(), &directory, arguments) {
+    match verify(&mut output::stdout_to_the_end(), &directory, arguments) {
         Ok(code) => code,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => super::OK,
         Err(error) => {
             tell!("cannot verify the spool in {}: {error}", directory.display());
             super::FAILED

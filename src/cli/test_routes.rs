@@ -18,6 +18,9 @@ use crate::text::plural;
 use crate::text::printable::PrintableLines;
 use cases::{Case, Unread};
 
+/// Bytes of the longest file with cases.
+const LONGEST_FILE: u64 = 64 * 1024 * 1024;
+
 #[derive(Debug, Args)]
 pub(super) struct TestArguments {
     /// Files with cases; without them, tests/*.toml beside the configuration file
@@ -61,6 +64,16 @@ fn beside(configuration: &Path) -> Result<Vec<PathBuf>, String> {
     if files.is_empty() { Err(format!("there is no file *.toml in {shown}")) } else { Ok(files) }
 }
 
+/// A file's text. A pipe or a device could have no end.
+fn text(file: &Path) -> Result<String, String> {
+    let unread = |error: io::Error| format!("cannot be read: {error}");
+    let found = fs::metadata(file).map_err(unread)?;
+    if !found.is_file() || found.len() > LONGEST_FILE {
+        return Err(format!("is no regular file of at most {LONGEST_FILE} bytes"));
+    }
+    fs::read_to_string(file).map_err(unread)
+}
+
 /// What the cases showed.
 #[derive(Debug, Default)]
 struct Report {
@@ -72,9 +85,9 @@ struct Report {
 impl Report {
     fn file(&mut self, config: &Config, file: &Path) {
         let shown = file.display();
-        let cases = match fs::read_to_string(file) {
+        let cases = match text(file) {
             Ok(text) => cases::read(&text),
-            Err(error) => vec![Err(Unread { line: None, why: format!("cannot be read: {error}") })],
+            Err(why) => vec![Err(Unread { line: None, why })],
         };
         for case in cases {
             match case {

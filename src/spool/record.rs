@@ -1,7 +1,7 @@
 //! The format of a segment, byte by byte.
 //!
 //! ```text
-//! version 2   frame · frame · …
+//! from 2 on   frame · frame · …
 //! frame       marker (8) · checksum of the head (4) · checksum of the body (4) · length of the body (4) ·
 //!             kind (4) · records (8) · events (8) · all events (8) · mark (24) · body
 //! kind        begin: the first frame of a file    unsure: the same, behind a loss of unknown size
@@ -22,8 +22,9 @@
 
 use super::{MOST_EVENTS, Mark};
 
-/// The newest format, which this release writes.
-pub(super) const VERSION: u32 = 2;
+/// The newest format, which this release writes. Version 3 has the frames of version 2. Its batches have one time more, so
+/// a release that does not know them refuses the file and keeps it.
+pub(super) const VERSION: u32 = 3;
 /// Bytes of a frame before its body.
 pub(super) const HEAD: usize = 72;
 /// Bytes of a marker.

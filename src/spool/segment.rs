@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 00000000000000000007.spool                       number 7, version 1
-//! 00000000000000000007-v2-9f86d081884c7d65.spool   number 7, version 2, with its salt
+//! 00000000000000000007-v3-9f86d081884c7d65.spool   number 7, version 3, with its salt
 //! ….spool.damaged                                  kept for the operator, no part of the log
 //! ```
 //!
@@ -20,7 +20,7 @@ const CORRUPT: &str = ".corrupt";
 pub(super) enum SegmentFormat {
     /// Release 0.1.0's.
     V1,
-    /// This one's.
+    /// That of versions 2 and 3.
     V2 {
         /// The file's marker.
         salt: u64,
@@ -96,7 +96,7 @@ mod tests {
     fn a_name_says_what_reading_needs() {
         let named = |name: &str| Segment::named(name, Path::new("/d"));
         let new = Segment::new(7, 0xab);
-        assert_eq!(new.name, "00000000000000000007-v2-00000000000000ab.spool");
+        assert_eq!(new.name, "00000000000000000007-v3-00000000000000ab.spool");
         let read = named(&new.name).unwrap().unwrap();
         assert_eq!((read.number, read.format), (7, SegmentFormat::V2 { salt: 0xab }));
         let old = named("00000000000000000009.spool").unwrap().unwrap();
@@ -106,7 +106,8 @@ mod tests {
         {
             assert!(named(other).unwrap().is_none(), "{other}");
         }
-        assert!(matches!(named("7-v3-ab.spool"), Err(SpoolError::Version { version: 3, .. })));
+        assert!(named("7-v2-ab.spool").unwrap().is_some(), "the same frames");
+        assert!(matches!(named("7-v4-ab.spool"), Err(SpoolError::Version { version: 4, .. })));
         assert!(is_aside(&new.aside()) && is_kept("00000000000000000001.corrupt"));
     }
 }

@@ -133,3 +133,22 @@ fn a_run_without_a_case_does_not_pass() {
     let absent = tidegate(&[&arguments[..], &["/nonexistent/cases.toml"]].concat());
     assert!(printed(&absent, 1).starts_with("/nonexistent/cases.toml: cannot be read: "));
 }
+
+/// A reader that is gone does not make a failed test a passed one.
+#[test]
+fn a_failure_is_one_although_nobody_reads_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tidegate.toml");
+    fs::write(&file, routes()).unwrap();
+    let cases = directory.path().join("cases.toml");
+    fs::write(&cases, CASES.replacen("received = true", "received = false", 1)).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["test", "--config", file.to_str().unwrap(), cases.to_str().unwrap()]);
+    assert_eq!(command.stdout(writer).output().unwrap().status.code(), Some(1));
+
+    // A device without an end is no file of cases.
+    let output = tidegate(&["test", "--config", file.to_str().unwrap(), "/dev/zero"]);
+    assert!(printed(&output, 1).contains("is no regular file"), "{output:?}");
+}

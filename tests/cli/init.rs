@@ -22,7 +22,8 @@ fn init(flags: &[&str], code: i32) -> (String, Option<String>) {
 fn what_init_writes_is_valid_and_as_its_golden_file_says() {
     let (said, written) = init(&["--pattern", "orders.*"], OK);
     assert!(
-        said.ends_with("tidegate.toml was written; next: tidegate check --connect, then tidegate run\n"),
+        said.contains("tidegate.toml was written; next: tidegate check --connect --config ")
+            && said.ends_with("tidegate.toml\n"),
         "{said}"
     );
     assert_golden("init.toml", &written.unwrap());

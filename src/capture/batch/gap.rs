@@ -3,6 +3,9 @@
 use crate::event::{DropReason, GapCause};
 use crate::position::Position;
 
+/// Bytes of a detail at which no further cause is added.
+const LONGEST_DETAIL: usize = 1_000;
+
 /// A stretch that may have been missed, as it will be recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
@@ -38,13 +41,30 @@ impl Gap {
     #[must_use]
     pub(crate) fn with(self, other: Self) -> Self {
         Self {
-            detail: format!("{}; {}: {}", self.detail, other.cause.as_str(), other.detail),
+            detail: joined(self.detail, other.cause, &other.detail),
             started_unix_ms: self.started_unix_ms.min(other.started_unix_ms),
             ended_unix_ms: self.ended_unix_ms.max(other.ended_unix_ms),
             dropped: self.dropped + other.dropped,
             ..self
         }
     }
+}
+
+/// Adds a cause to a detail. Each record of a damaged spool may add one, so what is over the limit is only hinted at.
+fn joined(mut detail: String, cause: GapCause, other: &str) -> String {
+    if detail.len() >= LONGEST_DETAIL {
+        return detail;
+    }
+    detail.push_str("; ");
+    detail.push_str(cause.as_str());
+    detail.push_str(": ");
+    detail.push_str(other);
+    if detail.len() >= LONGEST_DETAIL {
+        let end = (0..=LONGEST_DETAIL).rev().find(|end| detail.is_char_boundary(*end)).unwrap_or_default();
+        detail.truncate(end);
+        detail.push_str("… and more");
+    }
+    detail
 }
 
 /// How a batch follows the one before it.
@@ -78,5 +98,22 @@ impl Joint {
             Self::Gap(gap) if gap.cause == GapCause::SpoolCorrupt => gap.dropped,
             _ => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detail_has_an_end() {
+        let damage = || Gap::begins(GapCause::SpoolCorrupt, "é".repeat(100), 7);
+        let all = (0..10_000).map(|_| damage()).reduce(Gap::with).unwrap();
+        assert!(
+            all.detail.ends_with("… and more") && all.detail.len() < LONGEST_DETAIL + 20,
+            "{}",
+            all.detail
+        );
+        assert_eq!(damage().with(damage()).detail.len(), 2 * 200 + "; spool_corrupt: ".len());
     }
 }

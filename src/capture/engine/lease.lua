@@ -67,4 +67,8 @@ for i = 1, #fields, 2 do
     end
   end
 end
+-- An ordered stop plans the gap only if no instance is left. So the mark waits while there is one, and the last to leave
+-- confirms it. An instance that crashes does not.
+local mark = want == 'leave' and redis.call('HGET', state, 'stopped')
+if mark then redis.call('HSET', state, 'stopped', (#others == 0 and '' or '?') .. string.gsub(mark, '^%?', '')) end
 return { holder, redis.call('HGETALL', state), others }

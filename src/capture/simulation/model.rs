@@ -115,6 +115,11 @@ impl Model {
             }
             ago < remembered
         });
+        if want == "leave"
+            && let Some(mark) = self.state.get_mut("stopped")
+        {
+            *mark = (if others.is_empty() { "" } else { "?" }).to_owned() + mark.trim_start_matches('?');
+        }
         Value::Array(vec![Value::Bytes(holder.into_bytes()), self.state_reply(), Value::Array(others)])
     }
 

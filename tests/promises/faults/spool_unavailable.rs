@@ -117,7 +117,7 @@ fn records_in_a_spool_that_opens_late_stay_for_the_next_start() {
     // Of a newer release, as it seems.
     let spool = daemon.state_directory().join("spool/orders");
     let file = fs::read_dir(&spool).unwrap().next().unwrap().unwrap().path();
-    let newer = spool.join(file.file_name().unwrap().to_str().unwrap().replace("-v2-", "-v9-"));
+    let newer = spool.join(file.file_name().unwrap().to_str().unwrap().replace("-v3-", "-v9-"));
     fs::rename(&file, &newer).unwrap();
     daemon.start_again();
     wait_said(&daemon, "orders", false, "has format 9");

@@ -148,7 +148,11 @@ fn a_kill_of_the_other_after_a_stop_is_no_planned_restart() {
     assert_eq!(pair.first.stop().code(), Some(0));
     let stopped: Option<String> = pair.destination.ask(&["HGET", "tidegate:orders:state", "stopped"]);
     let position: Option<String> = pair.destination.ask(&["HGET", "tidegate:orders:state", "position"]);
-    assert!(stopped.is_none() || stopped == position, "{stopped:?} {position:?}");
+    // The other instance is there, so the stop plans nothing yet.
+    assert!(
+        stopped.is_none_or(|mark| Some(mark) == position.as_ref().map(|at| format!("?{at}"))),
+        "{position:?}"
+    );
     pair.second.wait_leader("orders");
     pair.second.kill();
     pair.first.start_again();
@@ -158,6 +162,36 @@ fn a_kill_of_the_other_after_a_stop_is_no_planned_restart() {
     });
     assert_eq!((gap.cause.as_str(), gap.planned), ("restart", false), "{gap:?}");
     assert_eq!(Some(gap.from), position, "nothing was stored between the two ends");
+}
+
+/// The other one cannot take the mark of the stop away before it crashes.
+#[test]
+fn a_crash_of_the_other_that_is_frozen_is_no_planned_restart() {
+    let mut pair = Pair::start(Version::Redis70, &[alert::GAP]);
+    pair.first.wait_leader("orders");
+    pair.second.process().signal(nix::sys::signal::Signal::SIGSTOP);
+    assert_eq!(pair.first.stop().code(), Some(0));
+    pair.second.kill();
+    pair.first.start_again();
+    let gap = eventually("the gap is recorded", PATIENCE, || match &gaps(&pair.destination, "orders")[..] {
+        [gap] => Ok(gap.clone()),
+        gaps => Err(format!("{gaps:?}")),
+    });
+    assert_eq!((gap.cause.as_str(), gap.planned), ("restart", false), "{gap:?}");
+}
+
+#[test]
+fn a_stop_of_both_is_a_planned_restart() {
+    let mut pair = Pair::start(Version::Redis70, &[alert::GAP]);
+    pair.first.wait_leader("orders");
+    assert_eq!(pair.second.stop().code(), Some(0));
+    assert_eq!(pair.first.stop().code(), Some(0));
+    pair.first.start_again();
+    let gap = eventually("the gap is recorded", PATIENCE, || match &gaps(&pair.destination, "orders")[..] {
+        [gap] => Ok(gap.clone()),
+        gaps => Err(format!("{gaps:?}")),
+    });
+    assert_eq!((gap.cause.as_str(), gap.planned), ("restart", true), "{gap:?}");
 }
 
 #[test]

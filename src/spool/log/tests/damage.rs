@@ -218,7 +218,7 @@ fn what_release_0_1_0_wrote_is_read_to_its_end() {
     assert_eq!(old_bodies(&pieces[..4]), old);
     assert_eq!(missing(&pieces[4..], 5..9, "new ones"), NONE);
     assert!(
-        disk.names().iter().any(|name| name.starts_with("00000000000000000008-v2-")),
+        disk.names().iter().any(|name| name.starts_with("00000000000000000008-v3-")),
         "{:?}",
         disk.names()
     );
@@ -260,7 +260,7 @@ fn what_is_damaged_in_a_file_of_0_1_0_is_told() {
 #[test]
 fn a_newer_format_is_refused() {
     let disk = filled(20);
-    disk.put("00000000000000000900-v3-00.spool", b"?");
+    disk.put("00000000000000000900-v4-00.spool", b"?");
     let error = Log::over(disk, OPTIONS).unwrap_err();
-    assert!(matches!(error, SpoolError::Version { version: 3, .. }), "{error}");
+    assert!(matches!(error, SpoolError::Version { version: 4, .. }), "{error}");
 }
